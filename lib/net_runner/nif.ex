@@ -1,0 +1,178 @@
+defmodule NetRunner.Nif do
+  @moduledoc false
+  # Stubs of native/nif. Nothing here blocks a scheduler: a call that cannot go on says `:wait`, and the
+  # caller gets one message with the reference it gave. That message is always one of
+  #
+  #     {:select, resource, ref, :ready_input | :ready_output}   from the VM: call again with the same ref
+  #     {:select, resource, ref, :closed}                        the pipe was closed or failed: call again,
+  #                                                              the call then says why
+  #
+  # After `:wait` the caller must either receive that message or call `cancel/3`; until then it holds its
+  # place in the queue of that direction of the pipe (first come, first served). A caller that dies loses it.
+  #
+  # `posix` is an errno as a lower-case atom, `{stage, posix}` says what was being done.
+
+  @type fork_server :: reference()
+  @type control :: reference()
+  @type pipe :: reference()
+  @type posix :: atom()
+  @type stage :: atom()
+
+  @type rusage :: %{
+          user_us: non_neg_integer(),
+          system_us: non_neg_integer(),
+          max_rss_bytes: non_neg_integer(),
+          minor_faults: non_neg_integer(),
+          major_faults: non_neg_integer(),
+          blocks_in: non_neg_integer(),
+          blocks_out: non_neg_integer(),
+          voluntary_switches: non_neg_integer(),
+          involuntary_switches: non_neg_integer()
+        }
+
+  @type event ::
+          {:started, os_pid :: pos_integer()}
+          | {:failed, {stage(), posix()}}
+          | {:signalled, :ok | {:error, :not_running | posix()}}
+          | {:exited, {:status, 0..255} | {:signal, 1..64, core_dumped :: boolean()}, rusage()}
+          | {:unkillable, [os_pid :: pos_integer()]}
+          | :done
+          # The socket has ended. Without :done or {:failed, _} before it, the shepherd has died.
+          | :eof
+          # Garbage, or no room for the fds that came; the socket is shut down and only :eof follows.
+          | {:error, :protocol | {:fds, posix()}}
+
+  # What is run. Keys and types are those of native/protocol's `Spawn`.
+  @type request :: %{
+          executable: binary(),
+          argv: [binary(), ...],
+          env: [binary()],
+          cd: binary() | nil,
+          umask: 0..0o777 | nil,
+          stdin: :null | :pipe,
+          stdout: :null | :pipe,
+          stderr: :null | :pipe | :stdout,
+          kill_timeout: non_neg_integer(),
+          stop_signals: [1..64, ...],
+          leftovers: :kill | :keep
+        }
+
+  @on_load :load
+
+  @doc false
+  def load do
+    path = :filename.join(:code.priv_dir(:net_runner), ~c"net_runner_nif")
+    :erlang.load_nif(path, 0)
+  end
+
+  # -- fork server ---------------------------------------------------------------------------------
+
+  # Starts the fork server `path` (dirty). The caller gets {:select, fork_server, ref, :ready_input} when
+  # fork_server_read/2 has something to say.
+  @spec fork_server_start(path :: binary(), reference()) ::
+          {:ok, fork_server()} | {:error, {stage(), posix()}}
+  def fork_server_start(_path, _ref), do: nif()
+
+  # What the fork server has said; arms again unless it ended with :eof.
+  @spec fork_server_read(fork_server(), reference()) :: [{:ready, os_pid :: pos_integer()} | :eof]
+  def fork_server_read(_fork_server, _ref), do: nif()
+
+  # SIGKILL through its pidfd, and our ends closed.
+  @spec fork_server_kill(fork_server()) :: :ok
+  def fork_server_kill(_fork_server), do: nif()
+
+  # -- one command ---------------------------------------------------------------------------------
+
+  # Makes the pipes, finds a shepherd and queues the request. The caller becomes the *server*: it gets
+  # {:select, control, ref, :ready_input | :ready_output} when it must call control_read/2. `owner` is a
+  # local pid or nil; the death of the owner or of the server ends the command, whatever Elixir does.
+  #
+  # {:error, :no_fork_server}: nothing was sent, no shepherd was there and the fork server is gone.
+  @spec spawn(fork_server(), request(), owner :: pid() | nil, reference()) ::
+          {:ok, control(), stdin :: pipe() | nil, stdout :: pipe() | nil, stderr :: pipe() | nil}
+          | {:error, :no_fork_server | {stage(), posix()}}
+  def spawn(_fork_server, _request, _owner, _ref), do: nif()
+
+  # Everything that has arrived, in order; sends what is queued; arms again unless the list ends in :eof.
+  @spec control_read(control(), reference()) :: [event()]
+  def control_read(_control, _ref), do: nif()
+
+  # The caller becomes the server: it is told from now on, and monitored in the place of the one before.
+  # Follow it with control_read/2, which arms.
+  @spec control_take_over(control()) :: :ok
+  def control_take_over(_control), do: nif()
+
+  # From now on `owner` is the owner. The new monitor is armed before the old one is dropped. A dead pid
+  # counts as one that has just died.
+  @spec control_set_owner(control(), pid() | nil) :: :ok
+  def control_set_owner(_control, _owner), do: nif()
+
+  # Queues a Signal frame (answered by {:signalled, _}, in order) or a Stop frame.
+  @spec control_signal(control(), 1..64) :: :ok | {:error, :closed}
+  def control_signal(_control, _signal), do: nif()
+
+  @spec control_stop(control()) :: :ok
+  def control_stop(_control), do: nif()
+
+  # SIGKILL to the shepherd and to the command, through their pidfds. {:error, :no_pidfd} before
+  # {:started, _}, and where there are no pidfds; then only closing the socket is left.
+  @spec control_kill(control()) :: :ok | {:error, :no_pidfd}
+  def control_kill(_control), do: nif()
+
+  # Closes the socket and the pidfds. A shepherd that is still there begins its stop sequence.
+  @spec control_close(control()) :: :ok
+  def control_close(_control), do: nif()
+
+  # -- pipes ---------------------------------------------------------------------------------------
+
+  # At most `max` bytes, at least one.
+  @spec read(pipe(), reference(), max :: pos_integer()) ::
+          {:ok, binary()} | :eof | :wait | {:error, atom()}
+  def read(_pipe, _ref, _max), do: nif()
+
+  # `{:wait, rest}`: the message will say when to go on with `rest`. `{:again, rest}`: go on now (the time
+  # slice was used up). In both the caller keeps its place in the queue, so that no other writer's bytes
+  # come between. {:error, :epipe}: nobody reads any more.
+  @spec write(pipe(), reference(), iovec :: [binary()]) ::
+          :ok | {:wait, [binary()]} | {:again, [binary()]} | {:error, atom()}
+  def write(_pipe, _ref, _iovec), do: nif()
+
+  # Gives the caller's place back. :cancelled: no message will come. :sent: one has been sent and must be
+  # received.
+  @spec cancel(pipe(), :read | :write, reference()) :: :cancelled | :sent
+  def cancel(_pipe, _direction, _ref), do: nif()
+
+  # Closes our end. Everybody who waits is told, and gets {:error, :closed}; so does every later call.
+  @spec close(pipe()) :: :ok
+  def close(_pipe), do: nif()
+
+  # Like close/1, with {:error, reason} in the place of {:error, :closed}.
+  @spec fail(pipe(), reason :: atom()) :: :ok
+  def fail(_pipe, _reason), do: nif()
+
+  # After what is in the pipe at this moment (FIONREAD), readers get :eof, whoever still holds the other end.
+  @spec finish(pipe()) :: :ok
+  def finish(_pipe), do: nif()
+
+  # Bytes moved and calls that moved some, since the pipe was made.
+  @spec counters(pipe()) ::
+          {read_bytes :: non_neg_integer(), reads :: non_neg_integer(),
+           written_bytes :: non_neg_integer(), writes :: non_neg_integer()}
+  def counters(_pipe), do: nif()
+
+  # -- the VM --------------------------------------------------------------------------------------
+
+  # The C environment as the VM got it, each entry the raw bytes of "NAME=value". Erlang never changes it.
+  @spec environ() :: [binary()]
+  def environ, do: nif()
+
+  # How many pipes, controls and fork servers exist, for tests of leaks.
+  @spec resource_counts() :: %{pipes: non_neg_integer(), controls: non_neg_integer()}
+  def resource_counts, do: nif()
+
+  # Panics, to show that a panic is an Elixir error (`ErlangError` with :nif_panicked).
+  @spec panic() :: no_return()
+  def panic, do: nif()
+
+  defp nif, do: :erlang.nif_error(:nif_not_loaded)
+end

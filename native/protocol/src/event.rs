@@ -1,0 +1,250 @@
+//! Shepherd → VM.
+
+use crate::codec::{Message, Reader, Writer};
+
+/// What a shepherd tells the VM: `Started` or `Failed` first; after `Started` any number of `Signalled`,
+/// one `Exited`, perhaps `Unkillable`, and `Done` last. `Failed` is the last frame where it comes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// The command runs (its exec succeeded). With it come `fds` fds: the command's pidfd, then the
+    /// shepherd's (none where the system has no pidfds).
+    Started { os_pid: i32, fds: u8 },
+    /// The command did not start, and nothing of it is left.
+    Failed { stage: Stage, errno: i32 },
+    /// The answer to a `Signal`.
+    Signalled(SignalResult),
+    /// The command has exited. Its descendants may still be there.
+    Exited { exit: Exit, rusage: Rusage },
+    /// These are alive five seconds after SIGKILL. The shepherd stays to reap them.
+    Unkillable(Vec<i32>),
+    /// No process of the command is left.
+    Done,
+}
+
+/// What the shepherd was doing when a command could not be started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// Receiving fds (`MSG_CTRUNC`: no room in the fd table).
+    Fds,
+    /// A pipe for exec's error.
+    Pipe,
+    Fork,
+    /// A new session, standard fds, umask, parent-death signal.
+    Setup,
+    Cd,
+    Exec,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SignalResult {
+    Ok,
+    /// The command has exited; nothing was signalled.
+    NotRunning,
+    Errno(i32),
+}
+
+/// How a command ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    Status(u8),
+    Signal { signal: u8, core_dumped: bool },
+}
+
+/// getrusage(2) of the command and the children it has waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Rusage {
+    pub user_us: u64,
+    pub system_us: u64,
+    pub max_rss_bytes: u64,
+    pub minor_faults: u64,
+    pub major_faults: u64,
+    pub blocks_in: u64,
+    pub blocks_out: u64,
+    pub voluntary_switches: u64,
+    pub involuntary_switches: u64,
+}
+
+impl Event {
+    /// How many fds come with the frame.
+    #[must_use]
+    pub fn fd_count(&self) -> usize {
+        match self {
+            Event::Started { fds, .. } => usize::from(*fds),
+            _ => 0,
+        }
+    }
+}
+
+impl Stage {
+    const ALL: [Stage; 6] =
+        [Stage::Fds, Stage::Pipe, Stage::Fork, Stage::Setup, Stage::Cd, Stage::Exec];
+
+    /// The number of the stage in a frame and in exec's error pipe.
+    #[must_use]
+    pub fn number(self) -> u8 {
+        self as u8
+    }
+
+    #[must_use]
+    pub fn from_number(number: u8) -> Option<Stage> {
+        Stage::ALL.get(usize::from(number)).copied()
+    }
+}
+
+impl Rusage {
+    const FIELDS: usize = 9;
+
+    fn to_array(self) -> [u64; Rusage::FIELDS] {
+        let Rusage {
+            user_us,
+            system_us,
+            max_rss_bytes,
+            minor_faults,
+            major_faults,
+            blocks_in,
+            blocks_out,
+            voluntary_switches,
+            involuntary_switches,
+        } = self;
+        [
+            user_us,
+            system_us,
+            max_rss_bytes,
+            minor_faults,
+            major_faults,
+            blocks_in,
+            blocks_out,
+            voluntary_switches,
+            involuntary_switches,
+        ]
+    }
+
+    fn from_array(fields: [u64; Rusage::FIELDS]) -> Rusage {
+        let [
+            user_us,
+            system_us,
+            max_rss_bytes,
+            minor_faults,
+            major_faults,
+            blocks_in,
+            blocks_out,
+            voluntary_switches,
+            involuntary_switches,
+        ] = fields;
+        Rusage {
+            user_us,
+            system_us,
+            max_rss_bytes,
+            minor_faults,
+            major_faults,
+            blocks_in,
+            blocks_out,
+            voluntary_switches,
+            involuntary_switches,
+        }
+    }
+}
+
+const STARTED: u8 = 65;
+const FAILED: u8 = 66;
+const SIGNALLED: u8 = 67;
+const EXITED: u8 = 68;
+const UNKILLABLE: u8 = 69;
+const DONE: u8 = 70;
+
+/// No more than this many fds come with one frame: what is declared is bounded by what we send.
+const MAX_FDS: u8 = 2;
+
+impl Message for Event {
+    fn tag(&self) -> u8 {
+        match self {
+            Event::Started { .. } => STARTED,
+            Event::Failed { .. } => FAILED,
+            Event::Signalled(_) => SIGNALLED,
+            Event::Exited { .. } => EXITED,
+            Event::Unkillable(_) => UNKILLABLE,
+            Event::Done => DONE,
+        }
+    }
+
+    fn write(&self, out: &mut Writer) {
+        match self {
+            Event::Started { os_pid, fds } => {
+                out.i32(*os_pid);
+                out.u8(*fds);
+            }
+            Event::Failed { stage, errno } => {
+                out.u8(stage.number());
+                out.i32(*errno);
+            }
+            Event::Signalled(result) => match result {
+                SignalResult::Ok => out.u8(0),
+                SignalResult::NotRunning => out.u8(1),
+                SignalResult::Errno(errno) => {
+                    out.u8(2);
+                    out.i32(*errno);
+                }
+            },
+            Event::Exited { exit, rusage } => {
+                match exit {
+                    Exit::Status(status) => {
+                        out.u8(0);
+                        out.u8(*status);
+                    }
+                    Exit::Signal { signal, core_dumped } => {
+                        out.u8(1);
+                        out.u8(*signal);
+                        out.u8(u8::from(*core_dumped));
+                    }
+                }
+                for field in rusage.to_array() {
+                    out.u64(field);
+                }
+            }
+            Event::Unkillable(os_pids) => out.list(os_pids, |out, os_pid| out.i32(*os_pid)),
+            Event::Done => {}
+        }
+    }
+
+    fn read(tag: u8, payload: &mut Reader<'_>) -> Option<Option<Self>> {
+        let os_pid = |payload: &mut Reader<'_>| payload.i32().filter(|os_pid| *os_pid > 0);
+        let errno = |payload: &mut Reader<'_>| payload.i32().filter(|errno| *errno > 0);
+        Some(Some(match tag {
+            STARTED => Event::Started {
+                os_pid: os_pid(payload)?,
+                fds: payload.u8().filter(|fds| *fds <= MAX_FDS)?,
+            },
+            FAILED => {
+                Event::Failed { stage: Stage::from_number(payload.u8()?)?, errno: errno(payload)? }
+            }
+            SIGNALLED => Event::Signalled(match payload.u8()? {
+                0 => SignalResult::Ok,
+                1 => SignalResult::NotRunning,
+                2 => SignalResult::Errno(errno(payload)?),
+                _ => return None,
+            }),
+            EXITED => {
+                let exit = match payload.u8()? {
+                    0 => Exit::Status(payload.u8()?),
+                    1 => Exit::Signal {
+                        signal: payload.u8().filter(|signal| (1..=64).contains(signal))?,
+                        core_dumped: match payload.u8()? {
+                            0 => false,
+                            1 => true,
+                            _ => return None,
+                        },
+                    },
+                    _ => return None,
+                };
+                let mut fields = [0; Rusage::FIELDS];
+                for field in &mut fields {
+                    *field = payload.u64()?;
+                }
+                Event::Exited { exit, rusage: Rusage::from_array(fields) }
+            }
+            UNKILLABLE => Event::Unkillable(payload.list(os_pid)?),
+            DONE => Event::Done,
+            _ => return Some(None),
+        }))
+    }
+}

@@ -1,0 +1,160 @@
+//! VM → shepherd.
+
+use crate::codec::{Message, Reader, Writer};
+
+/// What the VM asks of a shepherd. `Spawn` comes first and once.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Request {
+    Spawn(Box<Spawn>),
+    /// Send this signal to the command's group, once. Answered by `Signalled`, in order.
+    Signal(i32),
+    /// Begin the stop sequence. Repeating it changes nothing. End of file on the socket means the same.
+    Stop,
+}
+
+/// One of the command's fds 0, 1 and 2.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stdio {
+    /// /dev/null.
+    Null,
+    /// The next fd that came with the request.
+    Fd,
+    /// The same open file as the command's stdout (for stderr only).
+    Stdout,
+}
+
+/// What becomes of descendants that are still there when the command has exited.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Leftovers {
+    /// They get 100 ms, then the stop sequence.
+    Kill,
+    /// They go on until they end, or the VM does.
+    Keep,
+}
+
+/// Where the command starts: first the directory that came as the first fd of the request (the VM's own
+/// at the time of the call), then, from there, `path`.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Directory {
+    pub path: Option<Vec<u8>>,
+}
+
+/// A command to run. No field holds a NUL where it becomes a C string.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Spawn {
+    /// Looked up in the PATH of `env` when it has no `/`.
+    pub executable: Vec<u8>,
+    /// argv, with argv\[0\].
+    pub argv: Vec<Vec<u8>>,
+    /// The whole environment, each entry `NAME=value`.
+    pub env: Vec<Vec<u8>>,
+    pub directory: Directory,
+    /// File mode creation mask.
+    pub umask: u32,
+    /// fds 0, 1 and 2 of the command.
+    pub stdio: [Stdio; 3],
+    /// From the first signal of the stop sequence to SIGKILL, in ms; 0 is SIGKILL at once.
+    pub kill_timeout_ms: u32,
+    /// What the stop sequence sends first, in this order.
+    pub stop_signals: Vec<u8>,
+    pub leftovers: Leftovers,
+}
+
+impl Spawn {
+    /// How many fds come with the frame: the directory, then one for each [`Stdio::Fd`] in order.
+    #[must_use]
+    pub fn fd_count(&self) -> usize {
+        1 + self.stdio.iter().filter(|stdio| **stdio == Stdio::Fd).count()
+    }
+
+    /// The value of a variable of the command's environment, as getenv(3) finds it.
+    #[must_use]
+    pub fn variable(&self, name: &[u8]) -> Option<&[u8]> {
+        self.env.iter().find_map(|entry| entry.strip_prefix(name)?.strip_prefix(b"="))
+    }
+
+    fn write(&self, out: &mut Writer) {
+        out.bytes(&self.executable);
+        out.list(&self.argv, |out, arg| out.bytes(arg));
+        out.list(&self.env, |out, entry| out.bytes(entry));
+        out.option(self.directory.path.as_ref(), |out, path| out.bytes(path));
+        out.u32(self.umask);
+        for stdio in self.stdio {
+            out.u8(match stdio {
+                Stdio::Null => 0,
+                Stdio::Fd => 1,
+                Stdio::Stdout => 2,
+            });
+        }
+        out.u32(self.kill_timeout_ms);
+        out.list(&self.stop_signals, |out, signal| out.u8(*signal));
+        out.u8(match self.leftovers {
+            Leftovers::Kill => 0,
+            Leftovers::Keep => 1,
+        });
+    }
+
+    fn read(payload: &mut Reader<'_>) -> Option<Spawn> {
+        let stdio = |payload: &mut Reader<'_>| match payload.u8()? {
+            0 => Some(Stdio::Null),
+            1 => Some(Stdio::Fd),
+            2 => Some(Stdio::Stdout),
+            _ => None,
+        };
+        Some(Spawn {
+            executable: payload.c_bytes().filter(|bytes| !bytes.is_empty())?.to_vec(),
+            argv: payload
+                .list(|payload| payload.c_bytes().map(<[u8]>::to_vec))
+                .filter(|argv| !argv.is_empty())?,
+            env: payload.list(|payload| payload.c_bytes().map(<[u8]>::to_vec))?,
+            directory: Directory { path: payload.option(|payload| payload.c_bytes().map(<[u8]>::to_vec))? },
+            umask: payload.u32().filter(|mask| *mask <= 0o777)?,
+            // stdin cannot be a copy of stdout, nor stdout of itself.
+            stdio: [
+                stdio(payload).filter(|stdio| *stdio != Stdio::Stdout)?,
+                stdio(payload).filter(|stdio| *stdio != Stdio::Stdout)?,
+                stdio(payload)?,
+            ],
+            kill_timeout_ms: payload.u32()?,
+            stop_signals: payload
+                .list(|payload| payload.u8().filter(|signal| (1..=64).contains(signal)))
+                .filter(|signals| !signals.is_empty())?,
+            leftovers: match payload.u8()? {
+                0 => Leftovers::Kill,
+                1 => Leftovers::Keep,
+                _ => return None,
+            },
+        })
+    }
+}
+
+const SPAWN: u8 = 1;
+const SIGNAL: u8 = 2;
+const STOP: u8 = 3;
+
+impl Message for Request {
+    fn tag(&self) -> u8 {
+        match self {
+            Request::Spawn(_) => SPAWN,
+            Request::Signal(_) => SIGNAL,
+            Request::Stop => STOP,
+        }
+    }
+
+    fn write(&self, out: &mut Writer) {
+        match self {
+            Request::Spawn(spawn) => spawn.write(out),
+            Request::Signal(signal) => out.i32(*signal),
+            Request::Stop => {}
+        }
+    }
+
+    fn read(tag: u8, payload: &mut Reader<'_>) -> Option<Option<Self>> {
+        Some(Some(match tag {
+            SPAWN => Request::Spawn(Box::new(Spawn::read(payload)?)),
+            SIGNAL => Request::Signal(payload.i32().filter(|signal| (1..=64).contains(signal))?),
+            STOP => Request::Stop,
+            _ => return Some(None),
+        }))
+    }
+}
