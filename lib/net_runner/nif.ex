@@ -156,8 +156,8 @@ defmodule NetRunner.Nif do
 
   # Bytes moved and calls that moved some, since the pipe was made.
   @spec counters(pipe()) ::
-          {read_bytes :: non_neg_integer(), reads :: non_neg_integer(),
-           written_bytes :: non_neg_integer(), writes :: non_neg_integer()}
+          {read_bytes :: non_neg_integer(), reads :: non_neg_integer(), written_bytes :: non_neg_integer(),
+           writes :: non_neg_integer()}
   def counters(_pipe), do: nif()
 
   # -- the VM --------------------------------------------------------------------------------------

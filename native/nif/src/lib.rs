@@ -1,1 +1,27 @@
+//! The NIF of NetRunner: pipes and control sockets for the BEAM.
+//!
+//! `calls` has the entry points; `pipe`, `control` and `fork_server` are the resources; `enif` holds every
+//! raw call of erl_nif and all the `unsafe` of this crate. Nothing here blocks a scheduler: fds are
+//! non-blocking, and only starting the fork server, which waits for an exec, runs on a dirty one.
 
+mod atoms;
+mod calls;
+mod control;
+mod count;
+mod enif;
+mod error;
+mod fork_server;
+mod growth;
+mod pipe;
+mod queue;
+mod spawn;
+
+use rustler::{Env, Term};
+
+fn load(env: Env<'_>, _info: Term<'_>) -> bool {
+    enif::register::<pipe::Pipe>(env)
+        && enif::register::<control::Control>(env)
+        && enif::register::<fork_server::ForkServer>(env)
+}
+
+rustler::init!("Elixir.NetRunner.Nif", load = load);

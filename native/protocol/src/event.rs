@@ -76,8 +76,7 @@ impl Event {
 }
 
 impl Stage {
-    const ALL: [Stage; 6] =
-        [Stage::Fds, Stage::Pipe, Stage::Fork, Stage::Setup, Stage::Cd, Stage::Exec];
+    const ALL: [Stage; 6] = [Stage::Fds, Stage::Pipe, Stage::Fork, Stage::Setup, Stage::Cd, Stage::Exec];
 
     /// The number of the stage in a frame and in exec's error pipe.
     #[must_use]
@@ -210,13 +209,10 @@ impl Message for Event {
         let os_pid = |payload: &mut Reader<'_>| payload.i32().filter(|os_pid| *os_pid > 0);
         let errno = |payload: &mut Reader<'_>| payload.i32().filter(|errno| *errno > 0);
         Some(Some(match tag {
-            STARTED => Event::Started {
-                os_pid: os_pid(payload)?,
-                fds: payload.u8().filter(|fds| *fds <= MAX_FDS)?,
-            },
-            FAILED => {
-                Event::Failed { stage: Stage::from_number(payload.u8()?)?, errno: errno(payload)? }
+            STARTED => {
+                Event::Started { os_pid: os_pid(payload)?, fds: payload.u8().filter(|fds| *fds <= MAX_FDS)? }
             }
+            FAILED => Event::Failed { stage: Stage::from_number(payload.u8()?)?, errno: errno(payload)? },
             SIGNALLED => Event::Signalled(match payload.u8()? {
                 0 => SignalResult::Ok,
                 1 => SignalResult::NotRunning,

@@ -22,7 +22,8 @@ pub fn pair() -> Result<(OwnedFd, OwnedFd), Errno> {
     // socketpair(2) of macOS takes no flags, and SIGPIPE is switched off by socket there, not by call.
     #[cfg(target_vendor = "apple")]
     {
-        let pair = rustix::net::socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::empty(), None)?;
+        let pair =
+            rustix::net::socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::empty(), None)?;
         for end in [&pair.0, &pair.1] {
             rustix::io::fcntl_setfd(end, rustix::io::FdFlags::CLOEXEC)?;
             rustix::net::sockopt::set_socket_nosigpipe(end, true)?;
@@ -46,7 +47,12 @@ pub enum Wait {
 /// Sends what fits; `fds` go with the first byte. Never raises SIGPIPE.
 ///
 /// Returns how many bytes were accepted; at least one, and then the fds were as well.
-pub fn send(socket: BorrowedFd<'_>, bytes: &[u8], fds: &[BorrowedFd<'_>], wait: Wait) -> Result<usize, Errno> {
+pub fn send(
+    socket: BorrowedFd<'_>,
+    bytes: &[u8],
+    fds: &[BorrowedFd<'_>],
+    wait: Wait,
+) -> Result<usize, Errno> {
     let flags = match wait {
         Wait::Block => NOSIGNAL,
         Wait::DontBlock => NOSIGNAL | SendFlags::DONTWAIT,

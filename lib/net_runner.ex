@@ -1,0 +1,231 @@
+defmodule NetRunner do
+  @moduledoc """
+  Runs operating-system processes so that nothing it starts can outlive it, no byte is lost, and no mailbox
+  floods.
+
+      iex> NetRunner.run(["echo", "hello"])
+      {"hello\\n", 0}
+
+      iex> NetRunner.run(["sort"], input: ["pear\\n", "apple\\n"])
+      {"apple\\npear\\n", 0}
+
+      iex> NetRunner.run(["sleep", "60"], timeout: 50)
+      {:error, :timeout}
+
+      iex> ["b\\n", "a\\n", "b\\n"]
+      ...> |> NetRunner.stream!(["sort"])
+      ...> |> NetRunner.stream!(["uniq", "-c"])
+      ...> |> Enum.join()
+      "      1 a\\n      2 b\\n"
+
+  | to | use |
+  | --- | --- |
+  | run a command and have its output and status | `run/2`, `run!/2`, `capture/2` |
+  | go through its output while it runs, or make it a part of a pipeline | `stream/2`, `stream!/2` |
+  | talk with it | `NetRunner.Process` |
+  | name a command and run it often | `NetRunner.Command` |
+
+  ## Commands
+
+  A command is a list `[executable | args]` of binaries, or a `NetRunner.Command`. No shell is involved: arguments
+  arrive as they are. An executable without a `/` is looked up in the `PATH` that the command will have; one with a
+  `/` is relative to the directory in which the command will run.
+
+  ## What is promised
+
+  * When a function here returns, whether by the end of the command, a time limit or an exception, every process
+    that came from the command is dead: also those that it has left in the background, those that have made
+    themselves daemons, and those that ignore SIGTERM. (The option `:leftovers` can keep what a command leaves.)
+  * The same is true when the calling process dies, and when the VM does, even by SIGKILL.
+  * Output is complete, however fast the command exits; and what nobody reads waits in the kernel, not in the VM.
+  * The calling process is linked to nothing, and finds no message in its mailbox.
+
+  A command ends by the *stop sequence*: `:stop_signal` to all its processes, and, to those that are still there
+  after `:kill_timeout`, SIGKILL.
+
+  ## Errors
+
+  What goes wrong at run time is `{:error, reason}`, see `t:NetRunner.Error.reason/0`; the functions with a `!`
+  raise `NetRunner.Error`. A status other than 0 is a result, not an error. Unknown and malformed options are
+  mistakes in the program and raise `ArgumentError`.
+  """
+
+  alias NetRunner.{Command, Error, Nif, Options, Result, Run, Stats, Table}
+
+  @type cmd :: [binary()] | Command.t()
+
+  @doc """
+  Runs a command to its end and returns its output and exit status.
+
+  The result is `{stdout, status}`, with `stderr: :capture` `{stdout, status, stderr}`, or `{:error, reason}`. The
+  status is 0..255, or 128 + the number of the signal that ended the command.
+
+      iex> NetRunner.run(["sh", "-c", "echo out; echo err >&2; exit 3"], stderr: :capture)
+      {"out\\n", 3, "err\\n"}
+      iex> NetRunner.run(["no-such-command"])
+      {:error, {:exec, :enoent}}
+      iex> NetRunner.run(["yes"], max_output_size: 4)
+      {:error, {:max_output_exceeded, "y\\ny\\n"}}
+
+  With `stderr: :capture`, the partial output of `:max_output_exceeded` is stdout followed by stderr; `capture/2`
+  has them apart. Where `:into` is no binary, it is what was collected of stdout.
+
+  `{:error, :closed}` means that the server of the command was killed.
+
+  ## Options
+
+  #{Options.docs(:run)}
+  """
+  @spec run(cmd(), keyword()) ::
+          {Collectable.t(), 0..255} | {Collectable.t(), 0..255, stderr :: binary()} | {:error, Error.reason()}
+  defdelegate run(cmd, opts \\ []), to: Run
+
+  @doc """
+  As `run/2`, but returns stdout, and raises `NetRunner.Error` when the command fails: when it cannot be run, or
+  its status is not among `:success`.
+
+      iex> NetRunner.run!(["echo", "hello"])
+      "hello\\n"
+      iex> NetRunner.run!(["sh", "-c", "echo oops >&2; exit 3"])
+      ** (NetRunner.Error) the command exited with status 3
+      its stderr ends with:
+          oops
+      the command was: ["sh", "-c", "echo oops >&2; exit 3"]
+  """
+  @spec run!(cmd(), keyword()) :: Collectable.t()
+  defdelegate run!(cmd, opts \\ []), to: Run
+
+  @doc """
+  As `run/2`, with all that is known about the command as a `NetRunner.Result`.
+
+  A time limit and too much output return what there is: `{:error, {:timeout, result}}`,
+  `{:error, {:idle_timeout, result}}`, `{:error, {:max_output_exceeded, result}}`.
+
+      iex> {:ok, result} = NetRunner.capture(["sh", "-c", "echo out; kill -9 $$"])
+      iex> {result.stdout, result.status, result.signal}
+      {"out\\n", 137, :sigkill}
+      iex> {:error, {:timeout, result}} = NetRunner.capture(["sh", "-c", "echo out; sleep 60"], timeout: 200)
+      iex> result.stdout
+      "out\\n"
+
+  ## Options
+
+  #{Options.docs(:capture)}
+  """
+  @spec capture(cmd(), keyword()) :: {:ok, Result.t()} | {:error, Error.reason()}
+  defdelegate capture(cmd, opts \\ []), to: Run
+
+  @doc """
+  The output of a command as an enumerable, `{:ok, enumerable}`, or `{:error, reason}` for what cannot be a command.
+
+  The command starts when the enumeration starts, in and owned by the enumerating process, and anew each time.
+  Halting ends it before the call returns. The elements are binaries as the system delivers them, or lines with
+  `:lines`; with `stderr: :stream` they are `{:stdout, binary}`, `{:stderr, binary}` and at last
+  `{:exit, status}`. An exit status never raises. What prevents the command from running, or ends it before its
+  time, raises `NetRunner.Error`.
+
+  The input can be given first, to be piped in; see `stream!/2`.
+
+      iex> {:ok, stream} = NetRunner.stream(["sh", "-c", "echo out; echo err >&2; exit 3"], stderr: :stream)
+      iex> stream |> Enum.sort()
+      [exit: 3, stderr: "err\\n", stdout: "out\\n"]
+      iex> NetRunner.stream([])
+      {:error, {:invalid_cmd, :empty}}
+
+  ## Options
+
+  #{Options.docs(:stream)}
+  """
+  @spec stream(cmd()) :: {:ok, Enumerable.t()} | {:error, Error.reason()}
+  def stream(cmd), do: new_stream([cmd])
+
+  @doc "`stream(cmd, opts)`, or, with the input piped in, `stream(input, cmd)`; see `stream/1`."
+  @spec stream(cmd() | Enumerable.t(), keyword() | cmd()) :: {:ok, Enumerable.t()} | {:error, Error.reason()}
+  def stream(cmd_or_input, opts_or_cmd), do: new_stream([cmd_or_input, opts_or_cmd])
+
+  @doc "With the input piped in, and options; see `stream/1`."
+  @spec stream(Enumerable.t(), cmd(), keyword()) :: {:ok, Enumerable.t()} | {:error, Error.reason()}
+  def stream(input, cmd, opts), do: new_stream([input, cmd, opts])
+
+  defp new_stream(args) do
+    with {:ok, stream} <- NetRunner.Stream.new(args, false), do: {:ok, stream}
+  end
+
+  @doc """
+  The output of a command as an enumerable.
+
+  As `stream/2`, but returns the enumerable itself. What cannot be a command raises `NetRunner.Error`. When the
+  command has ended with a status that is not among `:success`, `NetRunner.Stream.AbnormalExit` is raised after
+  the last element; not when the enumeration was halted before.
+
+      iex> NetRunner.stream!(["seq", "3"], lines: 1_024) |> Enum.map(&String.to_integer/1)
+      [1, 2, 3]
+      iex> NetRunner.stream!(["yes"]) |> Stream.map(&binary_part(&1, 0, 1)) |> Enum.take(1)
+      ["y"]
+
+  The input can be given first, to be piped in: any enumerable of iodata, another stream among them. Then come the
+  command and, if there are any, options:
+
+      iex> ["2\\n", "1\\n"] |> NetRunner.stream!(["sort"]) |> Enum.join()
+      "1\\n2\\n"
+  """
+  @spec stream!(cmd()) :: Enumerable.t()
+  def stream!(cmd), do: new_stream!([cmd])
+
+  @doc "`stream!(cmd, opts)`, or, with the input piped in, `stream!(input, cmd)`; see `stream!/1`."
+  @spec stream!(cmd() | Enumerable.t(), keyword() | cmd()) :: Enumerable.t()
+  def stream!(cmd_or_input, opts_or_cmd), do: new_stream!([cmd_or_input, opts_or_cmd])
+
+  @doc "With the input piped in, and options; see `stream!/1`."
+  @spec stream!(Enumerable.t(), cmd(), keyword()) :: Enumerable.t()
+  def stream!(input, cmd, opts), do: new_stream!([input, cmd, opts])
+
+  defp new_stream!(args) do
+    case NetRunner.Stream.new(args, true) do
+      {:ok, stream} -> stream
+      {:error, reason} -> raise Error, reason: reason
+    end
+  end
+
+  @doc """
+  Every command that runs under this VM, with the pid of its server, its pid in the system (`nil` while it is being
+  started), its owner, its age in milliseconds, and what it has done so far.
+
+      iex> {:ok, server} = NetRunner.Process.start("sleep", ["60"])
+      iex> command = Enum.find(NetRunner.list(), &(&1.server == server))
+      iex> {command.command, command.owner == self(), command.stats.exit_status}
+      {["sleep", "60"], true, nil}
+  """
+  @spec list() :: [
+          %{
+            server: pid(),
+            os_pid: pos_integer() | nil,
+            command: [binary(), ...],
+            owner: pid() | nil,
+            age_ms: non_neg_integer(),
+            stats: Stats.t()
+          }
+        ]
+  def list do
+    now = System.monotonic_time(:millisecond)
+    system_now = System.system_time(:millisecond)
+
+    for %{exited: false} = row <- Table.commands() do
+      age = now - row.info.started
+      started_at = DateTime.from_unix!(system_now - age, :millisecond)
+      counters = {counters(row.stdin), counters(row.stdout), counters(row.stderr)}
+
+      %{
+        server: row.server,
+        os_pid: row.os_pid,
+        command: row.info.command,
+        owner: row.owner,
+        age_ms: age,
+        stats: Stats.new(counters, started_at, age)
+      }
+    end
+  end
+
+  defp counters(nil), do: nil
+  defp counters(pipe), do: Nif.counters(pipe)
+end

@@ -1,0 +1,86 @@
+defmodule NetRunner.Collector do
+  @moduledoc false
+  # What `run` and `capture` do with output: count it, cut it at the limit, split it into lines, and put it
+  # where the caller wants it.
+  #
+  # Only here does user code run while a command is running: the `:into` collectable.
+
+  alias NetRunner.{Lines, Options}
+  alias __MODULE__
+
+  @type t :: %Collector{
+          # Chunks, the last one first; or the collectable's accumulator and function.
+          stdout: [binary()] | {term(), (term(), Collectable.command() -> term())},
+          stderr: [binary()],
+          lines: Lines.t() | nil,
+          # Bytes that may still come.
+          room: non_neg_integer() | :infinity
+        }
+
+  @enforce_keys [:stdout, :room]
+  defstruct [:stdout, :room, :lines, stderr: []]
+
+  @spec new(Options.t()) :: t()
+  def new(options) do
+    %Collector{
+      stdout: if(options.into == "", do: [], else: Collectable.into(options.into)),
+      lines: options.lines && Lines.new(options.lines),
+      room: options.max_output_size
+    }
+  end
+
+  @doc "Adds a chunk; `:full` when it does not fit: then what fits has been added."
+  @spec add(t(), :stdout | :stderr, binary()) :: {:ok | :full, t()}
+  def add(%Collector{room: :infinity} = collector, name, chunk), do: {:ok, put(collector, name, chunk)}
+
+  def add(%Collector{room: room} = collector, name, chunk) when byte_size(chunk) <= room do
+    {:ok, put(%{collector | room: room - byte_size(chunk)}, name, chunk)}
+  end
+
+  def add(%Collector{room: room} = collector, name, chunk) do
+    {:full, put(%{collector | room: 0}, name, binary_part(chunk, 0, room))}
+  end
+
+  defp put(collector, _name, ""), do: collector
+  defp put(collector, :stderr, chunk), do: %{collector | stderr: [chunk | collector.stderr]}
+  defp put(%Collector{lines: nil} = collector, :stdout, chunk), do: collect(collector, chunk)
+
+  defp put(collector, :stdout, chunk) do
+    {lines, rest} = Lines.add(collector.lines, chunk)
+    Enum.reduce(lines, %{collector | lines: rest}, &collect(&2, &1))
+  end
+
+  defp collect(%Collector{stdout: {acc, fun}} = collector, item) do
+    %{collector | stdout: {fun.(acc, {:cont, item}), fun}}
+  end
+
+  defp collect(%Collector{stdout: chunks} = collector, chunk), do: %{collector | stdout: [chunk | chunks]}
+
+  @doc "What has been collected: stdout as `:into` says, and stderr."
+  @spec finish(t()) :: {Collectable.t(), binary()}
+  def finish(collector) do
+    unfinished = if collector.lines, do: Lines.finish(collector.lines), else: []
+    collector = Enum.reduce(unfinished, collector, &collect(&2, &1))
+
+    stdout =
+      case collector.stdout do
+        {acc, fun} -> fun.(acc, :done)
+        chunks -> join(chunks)
+      end
+
+    {stdout, join(collector.stderr)}
+  end
+
+  @doc "The command has failed: the collectable is told that nothing more comes."
+  @spec abandon(t()) :: :ok
+  def abandon(%Collector{stdout: {acc, fun}}) do
+    fun.(acc, :halt)
+    :ok
+  end
+
+  def abandon(%Collector{}), do: :ok
+
+  defp join([]), do: ""
+  defp join([chunk]), do: chunk
+  defp join(chunks), do: chunks |> Enum.reverse() |> IO.iodata_to_binary()
+end

@@ -1,0 +1,288 @@
+defmodule NetRunner.Error do
+  @moduledoc """
+  Why a command could not be run, or did not end as it should.
+
+  The functions that return `{:error, reason}` return the reason; those that raise raise this, with the reason
+  and what is known beside it.
+
+  | field | |
+  | --- | --- |
+  | `reason` | see `t:reason/0` |
+  | `command` | the `NetRunner.Command`, or `nil` |
+  | `status` | the exit status, `nil` if it has not exited by itself |
+  | `stderr` | the end of what it wrote to stderr, `""` where that was not kept |
+  | `path` | the `PATH` that an executable was looked up in, `nil` if it has none |
+  """
+
+  alias NetRunner.{Command, Result, Signal}
+
+  defexception [:reason, :command, :status, :path, stderr: ""]
+
+  @typedoc """
+  The reason of a failure.
+
+  | reason | |
+  | --- | --- |
+  | `{:exit_status, status}`, `{:signal, name}` | the command ran, and its exit is not among `:success` |
+  | `:timeout`, `{:timeout, result}` | it did not end in time, and was stopped |
+  | `:idle_timeout`, `{:idle_timeout, result}` | it wrote nothing for too long, and was stopped |
+  | `{:max_output_exceeded, partial}` | it wrote too much, and was stopped |
+  | `{:invalid_cmd, why}`, `{:invalid_args, why}` | see `NetRunner.Command` |
+  | `{:exec, posix}` | the executable could not be executed, such as `:enoent`, `:eacces`, `:enoexec`, `:e2big` |
+  | `{:cd, posix}` | the directory could not be entered |
+  | `{stage, posix}` | something else failed before the command ran: `:fork_server`, `:socket`, `:send`, `:select`, `:fds`, `:pipe`, `:fork`, `:setup` |
+  | `{:kill, posix}` | the system refused a signal, such as `:eperm` |
+  | `:shepherd_died` | the process that watches the command was killed; so was the command |
+  | `:no_fork_server` | the process that makes shepherds is gone and has not come back yet |
+  | `:protocol` | what the shepherd said makes no sense; the command was ended |
+  | `{:unkillable, os_pids}` | these are alive five seconds after SIGKILL |
+  | `:closed` | the pipe or the process has been closed |
+  | `:epipe` | nobody reads what is written any more |
+  | `:not_running` | there is no command to signal: it has exited |
+  | `:unknown_signal` | see `NetRunner.Signal` |
+  | `:not_started` | the application `:net_runner` is not started |
+  | a POSIX error, such as `:eio` | reading or writing failed |
+  """
+  @type reason ::
+          {:exit_status, 0..255}
+          | {:signal, Signal.name()}
+          | :timeout
+          | {:timeout, Result.t()}
+          | :idle_timeout
+          | {:idle_timeout, Result.t()}
+          | {:max_output_exceeded, partial :: Collectable.t() | Result.t()}
+          | Command.invalid()
+          | {stage :: atom(), posix()}
+          | :shepherd_died
+          | :no_fork_server
+          | :protocol
+          | {:unkillable, [os_pid :: pos_integer()]}
+          | :closed
+          | :epipe
+          | :not_running
+          | :unknown_signal
+          | :not_started
+          | posix()
+
+  @typedoc "An errno as a lower-case atom, such as `:enoent`."
+  @type posix :: atom()
+
+  @type t :: %__MODULE__{
+          reason: reason(),
+          command: Command.t() | nil,
+          status: 0..255 | nil,
+          path: binary() | nil,
+          stderr: binary()
+        }
+
+  @doc """
+  What happened, and where to look.
+
+      iex> Exception.message(%NetRunner.Error{reason: :not_started})
+      "the application :net_runner is not started: start it with Application.ensure_all_started(:net_runner), " <>
+        "or list it among the applications of your project"
+  """
+  @impl true
+  def message(%__MODULE__{} = error), do: text(error.reason, error) <> command_text(error.command)
+
+  defp text({:exit_status, status}, error), do: exit_text(status, nil) <> stderr_text(error.stderr)
+
+  defp text({:signal, name}, error), do: exit_text(error.status, name) <> stderr_text(error.stderr)
+
+  defp text(:timeout, error) do
+    "the command did not end within its :timeout and was stopped; nothing of it is left" <>
+      stderr_text(error.stderr)
+  end
+
+  defp text({:timeout, %Result{}}, error), do: text(:timeout, error)
+
+  defp text(:idle_timeout, error) do
+    "the command wrote nothing for the time of its :idle_timeout and was stopped; nothing of it is left" <>
+      stderr_text(error.stderr)
+  end
+
+  defp text({:idle_timeout, %Result{}}, error), do: text(:idle_timeout, error)
+
+  defp text({:max_output_exceeded, partial}, error) do
+    "the command wrote more than its :max_output_size#{size_text(partial)} and was stopped; nothing of it is left" <>
+      stderr_text(error.stderr)
+  end
+
+  defp text({:invalid_cmd, why}, _error), do: "not a command: " <> invalid_cmd_text(why)
+  defp text({:invalid_args, why}, _error), do: "invalid arguments: " <> invalid_args_text(why)
+
+  defp text({:unkillable, os_pids}, _error) do
+    "#{Enum.map_join(os_pids, ", ", &to_string/1)} still alive five seconds after SIGKILL: a process of another " <>
+      "user (a setuid program), or one that waits in the kernel (state D in `ps`, often a dead disk or NFS server)"
+  end
+
+  defp text({:exec, posix}, error),
+    do: "cannot execute #{executable_text(error)}: " <> exec_text(posix, error)
+
+  defp text({:cd, posix}, error) do
+    directory = if error.command, do: " " <> inspect(error.command.opts[:cd] || "."), else: ""
+    "cannot run in the directory#{directory}: #{posix_text(posix)}"
+  end
+
+  defp text({:kill, posix}, _error), do: "the system refused the signal: #{posix_text(posix)}"
+
+  defp text({:fork_server, :eof}, _error) do
+    "cannot start the fork server: it ended before it was ready (was it killed, or built for another machine?)"
+  end
+
+  defp text({stage, posix}, _error) when is_atom(stage) and is_atom(posix) do
+    "#{stage_text(stage)}: #{posix_text(posix)}#{hint_text(posix)}"
+  end
+
+  defp text(:shepherd_died, _error) do
+    "the shepherd, the process that watches the command, was killed; the command was killed with it, and how far " <>
+      "it came is not known (was it the out-of-memory killer? see `dmesg`)"
+  end
+
+  defp text(:no_fork_server, _error) do
+    "the fork server of NetRunner is gone and has not come back: is priv/shepherd there, executable, and on a " <>
+      "file system that is not mounted noexec? (`NetRunner.ForkServer` logs why it cannot be started)"
+  end
+
+  defp text(:protocol, _error) do
+    "the shepherd and the VM do not understand each other, and the command was ended: do priv/shepherd and " <>
+      "priv/net_runner_nif.so come from the same build?"
+  end
+
+  defp text(:closed, _error), do: "it is closed: by close_stdin, by stop, or because its server has ended"
+
+  defp text(:epipe, _error),
+    do: "nobody reads what is written: the command has closed its stdin, or has exited"
+
+  defp text(:not_running, _error), do: "the command is not running any more; nothing was signalled"
+  defp text(:unknown_signal, _error), do: "unknown signal; NetRunner.Signal has #{Signal.expected()}"
+
+  defp text(:not_started, _error) do
+    "the application :net_runner is not started: start it with Application.ensure_all_started(:net_runner), " <>
+      "or list it among the applications of your project"
+  end
+
+  defp text(posix, _error) when is_atom(posix), do: posix_text(posix) <> hint_text(posix)
+
+  # -- Parts, shared with NetRunner.Stream.AbnormalExit ------------------------------------------------
+
+  @doc false
+  @spec exit_text(0..255 | nil, Signal.name() | nil) :: String.t()
+  def exit_text(_status, :sigkill) do
+    "the command was killed by SIGKILL (was it the out-of-memory killer? see `dmesg`)"
+  end
+
+  def exit_text(_status, signal) when signal != nil do
+    "the command was ended by #{signal |> to_string() |> String.upcase()}"
+  end
+
+  def exit_text(126, nil), do: exit_status_text(126, "in a shell: a command was found but cannot be executed")
+  def exit_text(127, nil), do: exit_status_text(127, "in a shell: a command was not found")
+
+  def exit_text(status, nil) when status in 129..159 do
+    signal = (status - 128) |> Signal.name() |> to_string() |> String.upcase()
+    exit_status_text(status, "in a shell: a command was ended by #{signal}")
+  end
+
+  def exit_text(status, nil), do: "the command exited with status #{status}"
+
+  defp exit_status_text(status, hint), do: "the command exited with status #{status} (#{hint})"
+
+  @doc false
+  @spec stderr_text(binary()) :: String.t()
+  def stderr_text(stderr) do
+    case stderr |> String.replace_invalid() |> String.trim_trailing() do
+      "" -> ""
+      text -> "\nits stderr ends with:\n" <> indent(text)
+    end
+  end
+
+  @doc false
+  @spec command_text(Command.t() | nil) :: String.t()
+  def command_text(nil), do: ""
+
+  def command_text(%Command{executable: executable, args: args}) do
+    command = if is_list(args), do: [executable | args], else: {executable, args}
+    text = inspect(command, limit: 50, printable_limit: 1_000)
+    shown = String.slice(text, 0, 1_000)
+    "\nthe command was: " <> shown <> if(shown == text, do: "", else: "…")
+  end
+
+  defp indent(text), do: text |> String.split("\n") |> Enum.map_join("\n", &("    " <> &1))
+
+  defp size_text(%Result{stdout: partial}), do: size_text(partial)
+  defp size_text(partial) when is_binary(partial), do: " of #{byte_size(partial)} bytes"
+  defp size_text(_collected), do: ""
+
+  defp invalid_cmd_text(:empty), do: "the list is empty; it must start with the executable"
+  defp invalid_cmd_text(:not_a_list), do: "neither a list [executable | arguments] nor a NetRunner.Command"
+  defp invalid_cmd_text(:not_a_binary), do: "the executable is not a binary"
+  defp invalid_cmd_text(:empty_executable), do: "the executable is \"\""
+  defp invalid_cmd_text(:nul_byte), do: "the executable contains a NUL byte"
+
+  defp invalid_args_text(:not_a_list), do: "they are not a proper list"
+  defp invalid_args_text(:not_a_binary), do: "one of them is not a binary"
+  defp invalid_args_text(:nul_byte), do: "one of them contains a NUL byte"
+
+  defp executable_text(%{command: nil}), do: "the command"
+  defp executable_text(%{command: command}), do: inspect(command.executable)
+
+  defp exec_text(:enoent, %{command: %Command{executable: executable}} = error) when is_binary(executable) do
+    cond do
+      String.contains?(executable, "/") ->
+        "no such file, or the interpreter of its #! line or its loader is missing"
+
+      error.path == nil ->
+        "no such file in the PATH"
+
+      true ->
+        "no such file (PATH was #{error.path})"
+    end
+  end
+
+  defp exec_text(:eacces, _error),
+    do: "permission denied: it is not executable, or is a directory, or its file system is mounted noexec"
+
+  defp exec_text(:enoexec, _error),
+    do: "the system does not know the format: a script without a #! line, or a program for another machine"
+
+  defp exec_text(:e2big, error),
+    do: "the arguments#{args_size_text(error.command)} and the environment are too long"
+
+  defp exec_text(posix, _error), do: posix_text(posix) <> hint_text(posix)
+
+  # execve(2), "Limits on size of arguments and environment".
+  defp args_size_text(%Command{args: args}) when is_list(args) do
+    sizes = Enum.map(args, &byte_size/1)
+    " (#{Enum.sum(sizes)} bytes, the longest #{Enum.max(sizes, fn -> 0 end)})"
+  end
+
+  defp args_size_text(_command), do: ""
+
+  defp stage_text(:fork_server), do: "cannot start the fork server, priv/shepherd, or hand it a socket"
+  defp stage_text(:socket), do: "cannot make a control socket"
+  defp stage_text(:send), do: "cannot send the request to the shepherd"
+  defp stage_text(:select), do: "cannot wait for the control socket"
+  defp stage_text(:fds), do: "cannot hand the file descriptors of the command over"
+  defp stage_text(:pipe), do: "cannot make a pipe"
+  defp stage_text(:fork), do: "cannot make a process"
+  defp stage_text(:setup), do: "cannot set the new process up"
+  defp stage_text(stage), do: "failed before the command ran (#{stage})"
+
+  defp hint_text(:emfile), do: " (the limit of this VM, `ulimit -n`, is reached)"
+  defp hint_text(:enfile), do: " (the limit of the whole system, /proc/sys/fs/file-max, is reached)"
+  defp hint_text(:eagain), do: " (a limit of processes is reached: `ulimit -u`, or pids.max of the cgroup)"
+
+  defp hint_text(:etoomanyrefs),
+    do: " (too many file descriptors are on their way between this user's processes)"
+
+  defp hint_text(:enomem), do: " (memory is short, or a limit on it is reached)"
+  defp hint_text(_posix), do: ""
+
+  defp posix_text(posix) do
+    case to_string(:file.format_error(posix)) do
+      "unknown POSIX error" <> _ -> inspect(posix)
+      text -> "#{text} (#{posix})"
+    end
+  end
+end

@@ -1,0 +1,182 @@
+defmodule NetRunner.ForkServer do
+  @moduledoc false
+  # Keeps one fork server of the system running: the process from which shepherds are forked.
+  #
+  # * What it is at the moment stands in NetRunner.Table, so that a spawn needs no call.
+  # * A fork server that has come up and ends is replaced at once, by this same process: no restart of a
+  #   supervised child is used up by it. One that cannot be started, or ends before it came up, is an error
+  #   that is kept until somebody needs a fork server: then it is tried again. So nothing here can loop.
+  # * Running commands do not need it. This process can die too: the next one takes the fork server over.
+
+  use GenServer
+
+  require Logger
+
+  alias NetRunner.{Nif, Table}
+
+  @typedoc "A fork server, and a count of the spawns that it has answered, for the users to add to."
+  @type t :: {Nif.fork_server(), answered :: :counters.counters_ref()}
+
+  @typep state :: %{
+           # What the table has, too, unless `stopped?`.
+           fork_server: t() | nil,
+           reference: reference() | nil,
+           # It has come up.
+           ready?: boolean(),
+           # Why there is none.
+           error: term(),
+           stopped?: boolean()
+         }
+
+  @spec start_link(term()) :: GenServer.on_start()
+  def start_link(_arg), do: GenServer.start_link(__MODULE__, [], name: __MODULE__)
+
+  @doc "The fork server to spawn with."
+  @spec current() :: {:ok, t()} | {:error, term()}
+  def current do
+    case Table.fork_server() do
+      {:ok, {:running, fork_server}} -> {:ok, fork_server}
+      {:ok, {:failed, _reason}} -> renew(nil)
+      {:ok, :stopped} -> {:error, :not_started}
+      :error -> {:error, :not_started}
+    end
+  end
+
+  @doc "Another fork server than this one, which was found dead."
+  @spec renew(t() | nil) :: {:ok, t()} | {:error, term()}
+  def renew(dead), do: call({:renew, dead})
+
+  @doc "This fork server does not answer: it is killed, and another one started."
+  @spec unresponsive(t()) :: :ok
+  def unresponsive(fork_server), do: GenServer.cast(__MODULE__, {:unresponsive, fork_server})
+
+  @doc "From now on nothing is spawned any more: `current/0` is `{:error, :not_started}`."
+  @spec stop_spawning() :: :ok
+  def stop_spawning, do: GenServer.call(__MODULE__, :stop_spawning, :infinity)
+
+  @doc "Takes `stop_spawning/0` back."
+  @spec resume_spawning() :: :ok
+  def resume_spawning, do: GenServer.cast(__MODULE__, :resume_spawning)
+
+  defp call(request) do
+    GenServer.call(__MODULE__, request, :infinity)
+  catch
+    # It is being restarted, or stopped.
+    :exit, _reason -> {:error, :no_fork_server}
+  end
+
+  # -- server ------------------------------------------------------------------------------------------
+
+  @impl true
+  def init([]) do
+    Process.flag(:trap_exit, true)
+    {:ok, take_over_or_start()}
+  end
+
+  @impl true
+  def handle_call({:renew, dead}, _from, state) do
+    state = if state.fork_server in [nil, dead], do: state |> kill() |> start(), else: state
+
+    case state do
+      %{fork_server: nil, error: reason} -> {:reply, {:error, reason}, state}
+      %{fork_server: fork_server} -> {:reply, {:ok, fork_server}, state}
+    end
+  end
+
+  def handle_call(:stop_spawning, _from, state) do
+    Table.put_fork_server(:stopped)
+    {:reply, :ok, %{state | stopped?: true}}
+  end
+
+  @impl true
+  def handle_cast({:unresponsive, fork_server}, %{fork_server: fork_server} = state) do
+    Logger.error("the fork server of NetRunner does not answer; it is killed and started again")
+    {:noreply, state |> kill() |> start()}
+  end
+
+  # It has been replaced in the meantime.
+  def handle_cast({:unresponsive, _other}, state), do: {:noreply, state}
+
+  def handle_cast(:resume_spawning, %{stopped?: true} = state) do
+    {:noreply, %{state | stopped?: false} |> kill() |> start()}
+  end
+
+  def handle_cast(:resume_spawning, state), do: {:noreply, state}
+
+  @impl true
+  def handle_info({:select, _fork_server, reference, _what}, %{reference: reference} = state)
+      when is_reference(reference) do
+    {:noreply, listen(state)}
+  end
+
+  # Of one that was killed meanwhile.
+  def handle_info({:select, _fork_server, _reference, _what}, state), do: {:noreply, state}
+  def handle_info({:EXIT, _pid, _reason}, state), do: {:noreply, state}
+
+  @impl true
+  def terminate(reason, state) do
+    # A crash leaves the fork server to the next one; it goes with the application.
+    if orderly?(reason), do: kill(state)
+  end
+
+  defp orderly?(:normal), do: true
+  defp orderly?(:shutdown), do: true
+  defp orderly?({:shutdown, _reason}), do: true
+  defp orderly?(_crash), do: false
+
+  @spec take_over_or_start() :: state()
+  defp take_over_or_start do
+    state = %{fork_server: nil, reference: nil, ready?: false, error: nil, stopped?: false}
+
+    case Table.fork_server() do
+      {:ok, {:running, fork_server}} ->
+        # Whether it had come up is not known; it is given the benefit of the doubt once.
+        listen(%{state | fork_server: fork_server, reference: make_ref(), ready?: true})
+
+      _none ->
+        start(state)
+    end
+  end
+
+  @spec listen(state()) :: state()
+  defp listen(%{fork_server: {resource, _answered}} = state) do
+    resource |> Nif.fork_server_read(state.reference) |> Enum.reduce(state, &said/2)
+  end
+
+  defp said(:ready, state), do: %{state | ready?: true}
+  defp said(:eof, %{ready?: true} = state), do: state |> kill() |> start()
+  defp said(:eof, state), do: state |> kill() |> failed({:fork_server, :eof})
+
+  @spec start(state()) :: state()
+  defp start(%{stopped?: true} = state), do: %{state | error: :not_started}
+
+  defp start(state) do
+    reference = make_ref()
+
+    case Nif.fork_server_start(shepherd_path(), reference) do
+      {:ok, resource} ->
+        fork_server = {resource, :counters.new(1, [:write_concurrency])}
+        Table.put_fork_server({:running, fork_server})
+        %{state | fork_server: fork_server, reference: reference, ready?: false, error: nil}
+
+      {:error, reason} ->
+        failed(state, reason)
+    end
+  end
+
+  defp failed(state, reason) do
+    Logger.error("the fork server of NetRunner, #{shepherd_path()}, cannot be started: #{inspect(reason)}")
+    Table.put_fork_server({:failed, reason})
+    %{state | fork_server: nil, reference: nil, ready?: false, error: reason}
+  end
+
+  @spec kill(state()) :: state()
+  defp kill(%{fork_server: nil} = state), do: state
+
+  defp kill(%{fork_server: {resource, _answered}} = state) do
+    Nif.fork_server_kill(resource)
+    %{state | fork_server: nil, reference: nil}
+  end
+
+  defp shepherd_path, do: Application.app_dir(:net_runner, "priv/shepherd")
+end

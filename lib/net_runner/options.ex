@@ -1,0 +1,343 @@
+defmodule NetRunner.Options do
+  @moduledoc false
+  # Options enter NetRunner here, once: `new/2` makes a struct of what the user gave, with everything checked,
+  # every default filled in and every value in the form that the rest needs. Nobody else reads a keyword list
+  # of options, and nobody checks an option a second time.
+  #
+  # `@schema` has one entry per option, from which come validation, defaults, the struct's fields and the
+  # documentation. To add an option, add an entry. `types` says in which functions the option is valid, and of
+  # which type it is there.
+
+  alias NetRunner.Options.Type
+
+  # Milliseconds travel as 32 bits to the shepherd, and `receive` takes no more either.
+  @ms {:integer, 0..0xFFFF_FFFF, "milliseconds"}
+  @ms_or_infinity {:or, @ms, :infinity}
+  @bytes {:integer, 0..0xFFFF_FFFF_FFFF_FFFF, "bytes"}
+
+  @everywhere [:run, :capture, :stream, :process]
+
+  @schema [
+    input: [
+      types: Map.new([:run, :capture, :stream], &{&1, :input}),
+      default: nil,
+      doc:
+        "what the command reads from its stdin: a binary, iodata, any `Enumerable` of iodata, `{:file, path}`, " <>
+          "or a function that gets a `Collectable`. Without it, stdin is at its end at once"
+    ],
+    timeout: [
+      types: Map.new([:run, :capture], &{&1, @ms_or_infinity}),
+      default: :infinity,
+      doc:
+        "milliseconds that the command may take; then it is stopped, and when nothing of it is left the " <>
+          "result is `{:error, :timeout}`"
+    ],
+    idle_timeout: [
+      types: Map.new([:run, :capture, :stream], &{&1, @ms_or_infinity}),
+      default: :infinity,
+      doc:
+        "milliseconds that the command may spend without any output; then it is stopped as with `:timeout`, and " <>
+          "the result is `{:error, :idle_timeout}`"
+    ],
+    max_output_size: [
+      types: Map.new([:run, :capture], &{&1, {:or, @bytes, :infinity}}),
+      default: :infinity,
+      doc:
+        "bytes of output (stdout, and stderr where it is captured); a command that writes more is stopped, " <>
+          "and the result is `{:error, {:max_output_exceeded, partial}}` with exactly that many bytes"
+    ],
+    into: [
+      types: %{run: :collectable, capture: :collectable},
+      default: "",
+      doc: "where the output is collected, any `Collectable`, as in `System.cmd/3`"
+    ],
+    lines: [
+      types: Map.new([:run, :capture, :stream], &{&1, {:integer, 1..0xFFFF_FFFF, "bytes"}}),
+      default: nil,
+      doc:
+        "whole lines, without their newline, instead of chunks as they come; the value is the length in bytes " <>
+          "at which a longer line is cut, as in `System.cmd/3`"
+    ],
+    stdout: [
+      types: Map.new(@everywhere, &{&1, {:one_of, [:pipe, :disabled]}}),
+      default: :pipe,
+      doc: "where stdout goes: `:pipe`, to us, or `:disabled`, to /dev/null"
+    ],
+    stderr: [
+      types: %{
+        run: {:one_of, [:consume, :capture, :redirect, :disabled]},
+        capture: {:one_of, [:consume, :capture, :redirect, :disabled]},
+        stream: {:one_of, [:consume, :stream, :redirect, :disabled]},
+        process: {:one_of, [:consume, :pipe, :redirect, :disabled]}
+      },
+      default: :consume,
+      doc:
+        "where stderr goes: `:consume`, read, and only the end of it kept; `:capture` (run), all of it " <>
+          "returned; `:stream` (stream), the elements become `{:stdout, binary}`, `{:stderr, binary}` and at " <>
+          "last `{:exit, status}`; `:pipe` (Process), for you to read; `:redirect`, into stdout; `:disabled`, " <>
+          "to /dev/null"
+    ],
+    stderr_tail_bytes: [
+      types: Map.new(@everywhere, &{&1, @bytes}),
+      default: 8_192,
+      doc: "bytes of the end of stderr that are kept, for errors to show"
+    ],
+    env: [
+      types: Map.new(@everywhere, &{&1, :environment}),
+      default: [],
+      doc:
+        "changes to the environment, a map or a list of `{name, value}`; `nil` unsets, `\"\"` sets to the empty " <>
+          "string. `{:replace, env}` is the whole environment. Bytes go as they are"
+    ],
+    cd: [
+      types: Map.new(@everywhere, &{&1, :path}),
+      default: nil,
+      doc: "the directory to run in; by default the VM's at the moment of the call"
+    ],
+    umask: [
+      types: Map.new(@everywhere, &{&1, {:integer, 0..0o777, "a file mode creation mask"}}),
+      default: nil,
+      doc: "the file mode creation mask, such as `0o077`; by default the VM's"
+    ],
+    arg0: [
+      types: Map.new(@everywhere, &{&1, :c_string}),
+      default: nil,
+      doc: "what the command sees as its own name, `argv[0]`; by default the executable as given"
+    ],
+    kill_timeout: [
+      types: Map.new(@everywhere, &{&1, @ms}),
+      default: 5_000,
+      doc:
+        "milliseconds from the first signal of the stop sequence to SIGKILL; 0 is SIGKILL at once, with " <>
+          "nothing before it"
+    ],
+    stop_signal: [
+      types: Map.new(@everywhere, &{&1, :signal}),
+      default: 15,
+      default_doc: ":sigterm",
+      doc: "the first signal of the stop sequence, see `NetRunner.Signal`"
+    ],
+    leftovers: [
+      types: Map.new(@everywhere, &{&1, {:one_of, [:kill, :keep]}}),
+      default: :kill,
+      doc:
+        "descendants that are still there when the command has exited: `:kill`, they get 100 ms to finish, " <>
+          "then the stop sequence; `:keep`, they may go on while the VM lives"
+    ],
+    success: [
+      types: Map.new(@everywhere, &{&1, :statuses}),
+      default: [0],
+      doc: "statuses that are no failure where failures raise: a list of statuses and ranges, or `:any`"
+    ],
+    owner: [
+      types: %{process: :owner},
+      default: nil,
+      default_doc: "the caller",
+      doc: "the process whose death ends the command, a pid of this node, or `nil` for none"
+    ],
+    name: [
+      types: %{process: :server_name},
+      default: nil,
+      doc: "a name for the server, as in `GenServer.start_link/3`"
+    ]
+  ]
+
+  @fields Keyword.keys(@schema)
+
+  # The functions in which options are valid, and the options that are, as their types.
+  @types Map.new(@everywhere, fn function ->
+           {function, for({name, entry} <- @schema, type = entry[:types][function], do: {name, type})}
+         end)
+
+  @type_of Map.new(@types, fn {function, types} -> {function, Map.new(types)} end)
+
+  @titles %{
+    run: "NetRunner.run/2",
+    capture: "NetRunner.capture/2",
+    stream: "NetRunner.stream/2",
+    process: "NetRunner.Process"
+  }
+
+  defstruct for {name, entry} <- @schema, do: {name, entry[:default]}
+
+  @typedoc """
+  The options of one command, checked. Options that are not valid in a function have their defaults, and
+  `:owner` is the process that called `new/2`.
+  """
+  @type t :: %__MODULE__{
+          input: nil | iodata() | {:file, binary()} | (Collectable.t() -> term()) | Enumerable.t(),
+          timeout: timeout(),
+          idle_timeout: timeout(),
+          max_output_size: non_neg_integer() | :infinity,
+          into: Collectable.t(),
+          lines: nil | pos_integer(),
+          stdout: :pipe | :disabled,
+          stderr: :consume | :capture | :stream | :pipe | :redirect | :disabled,
+          stderr_tail_bytes: non_neg_integer(),
+          env: env(),
+          cd: nil | binary(),
+          umask: nil | 0..0o777,
+          arg0: nil | binary(),
+          kill_timeout: non_neg_integer(),
+          stop_signal: 1..31,
+          leftovers: :kill | :keep,
+          success: [0..255 | Range.t()] | :any,
+          owner: nil | pid(),
+          name: nil | GenServer.name()
+        }
+
+  @type env :: [{binary(), binary() | nil}] | {:replace, [{binary(), binary() | nil}]}
+
+  @typedoc "The function that takes the options."
+  @type function_name :: :run | :capture | :stream | :process
+
+  @doc """
+  The options of a function, checked, defaults filled in. Must be called in the process of the caller, which
+  is the default of `:owner`. Raises `ArgumentError`.
+
+      iex> options = NetRunner.Options.new(:run, timeout: 1_000, stop_signal: :sigint)
+      iex> {options.timeout, options.stop_signal, options.kill_timeout}
+      {1_000, 2, 5_000}
+      iex> NetRunner.Options.new(:run, stderr: :pipe)
+      ** (ArgumentError) invalid value of the option :stderr of NetRunner.run/2.
+      Expected: one of :consume, :capture, :redirect, :disabled
+      Got: :pipe
+  """
+  @spec new(function_name(), keyword()) :: t()
+  def new(function, opts) when is_map_key(@type_of, function) do
+    if not Keyword.keyword?(opts) do
+      raise_error("invalid options of #{@titles[function]}", "a keyword list", opts)
+    end
+
+    types = Map.fetch!(@type_of, function)
+
+    # From the back, so that of two values the first counts, as everywhere with keyword lists.
+    List.foldr(opts, %__MODULE__{owner: self()}, fn {name, value}, options ->
+      Map.replace!(options, name, cast!(function, types, name, value))
+    end)
+    |> check_combinations!(function, opts)
+  end
+
+  defp cast!(function, types, name, value) do
+    case types do
+      %{^name => type} ->
+        case Type.cast(type, value) do
+          {:ok, value} -> value
+          :error -> invalid_value!(function, name, type, value)
+        end
+
+      _ ->
+        unknown!(function, name)
+    end
+  end
+
+  @doc """
+  Whether a status is among the options' `:success`.
+
+      iex> options = NetRunner.Options.new(:run, success: [0, 10..19])
+      iex> NetRunner.Options.success?(options, 12)
+      true
+      iex> NetRunner.Options.success?(options, 1)
+      false
+  """
+  @spec success?(t(), 0..255) :: boolean()
+  def success?(%__MODULE__{success: :any}, _status), do: true
+
+  def success?(%__MODULE__{success: statuses}, status) do
+    Enum.any?(statuses, fn
+      %Range{} = range -> status in range
+      one -> one == status
+    end)
+  end
+
+  @doc """
+  The documentation of a function's options, a Markdown list.
+
+      iex> NetRunner.Options.docs(:process) =~ "* `:kill_timeout` (default `5000`)"
+      true
+  """
+  @spec docs(function_name()) :: String.t()
+  def docs(function) do
+    Enum.map_join(Map.fetch!(@types, function), "\n", fn {name, _type} ->
+      "* `#{inspect(name)}`#{default_docs(@schema[name])}: #{@schema[name][:doc]}."
+    end)
+  end
+
+  defp default_docs(entry) do
+    case Keyword.get_lazy(entry, :default_doc, fn -> default_text(entry[:default]) end) do
+      nil -> ""
+      "the " <> _ = words -> " (default: #{words})"
+      code -> " (default `#{code}`)"
+    end
+  end
+
+  defp default_text(value) when value in [nil, []], do: nil
+  defp default_text(value), do: inspect(value)
+
+  # -- Combinations that mean nothing -----------------------------------------------------------------
+
+  defp check_combinations!(options, _function, []), do: options
+
+  defp check_combinations!(options, function, opts) do
+    Enum.each(contradictions(options), fn {name, condition, reason} ->
+      if condition and Keyword.has_key?(opts, name) do
+        raise ArgumentError,
+              "the option #{inspect(name)} of #{@titles[function]} means nothing here: #{reason}.\n" <>
+                "Expected: it to be left out, or other options\nGot: #{inspect(opts)}"
+      end
+    end)
+
+    options
+  end
+
+  # {option, it was given in vain, why}
+  defp contradictions(options) do
+    no_stdout = options.stdout == :disabled
+    no_output = no_stdout and options.stderr not in [:consume, :capture, :stream]
+    nothing_returned = no_stdout and options.stderr != :capture
+
+    [
+      {:into, no_stdout, "with stdout: :disabled there is no output to collect"},
+      {:lines, no_stdout and options.stderr != :stream,
+       "with stdout: :disabled there are no lines to deliver"},
+      {:max_output_size, nothing_returned, "with stdout: :disabled there is no output to limit"},
+      {:idle_timeout, no_output,
+       "with stdout: :disabled and stderr: #{inspect(options.stderr)} no output is ever seen"},
+      {:stderr_tail_bytes, options.stderr not in [:consume, :capture, :stream],
+       "with stderr: #{inspect(options.stderr)} nothing of stderr is kept"}
+    ]
+  end
+
+  # -- Errors -----------------------------------------------------------------------------------------
+
+  @spec invalid_value!(function_name(), atom(), Type.t(), term()) :: no_return()
+  defp invalid_value!(function, name, type, value) do
+    raise_error(
+      "invalid value of the option #{inspect(name)} of #{@titles[function]}",
+      Type.expected(type),
+      value
+    )
+  end
+
+  @spec unknown!(function_name(), atom()) :: no_return()
+  defp unknown!(function, name) do
+    allowed = @types |> Map.fetch!(function) |> Keyword.keys()
+
+    elsewhere =
+      if name in @fields do
+        functions = for other <- @everywhere, is_map_key(@type_of[other], name), do: @titles[other]
+        " (it is one of #{Enum.join(functions, ", ")})"
+      end
+
+    raise_error(
+      "#{inspect(name)} is not an option of #{@titles[function]}#{elsewhere}",
+      Type.expected({:one_of, allowed}),
+      name
+    )
+  end
+
+  @spec raise_error(String.t(), String.t(), term()) :: no_return()
+  defp raise_error(what, expected, got) do
+    raise ArgumentError, "#{what}.\nExpected: #{expected}\nGot: #{inspect(got)}"
+  end
+end

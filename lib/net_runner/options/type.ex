@@ -1,0 +1,131 @@
+defmodule NetRunner.Options.Type do
+  @moduledoc false
+  # What values an option takes. `cast/2` is the only door: it returns the value in the form in which the rest
+  # of NetRunner has it (a signal as its number, an environment as a list), or :error; `expected/1` says in
+  # words what would have been right. A new type is one clause of each.
+
+  alias NetRunner.Signal
+
+  @type t ::
+          {:integer, Range.t(), unit :: String.t()}
+          | {:one_of, [atom()]}
+          | {:or, t(), atom()}
+          | :input
+          | :environment
+          | :path
+          | :c_string
+          | :owner
+          | :server_name
+          | :signal
+          | :statuses
+          | :collectable
+
+  @spec cast(t(), term()) :: {:ok, term()} | :error
+  def cast({:integer, range, _unit}, value) when is_integer(value) do
+    if value in range, do: {:ok, value}, else: :error
+  end
+
+  def cast({:one_of, values}, value) do
+    if value in values, do: {:ok, value}, else: :error
+  end
+
+  def cast({:or, _type, atom}, atom), do: {:ok, atom}
+  def cast({:or, type, _atom}, value), do: cast(type, value)
+
+  def cast(:input, {:file, path}) do
+    with {:ok, path} <- cast(:path, path), do: {:ok, {:file, path}}
+  end
+
+  def cast(:input, binary) when is_binary(binary), do: {:ok, binary}
+  def cast(:input, list) when is_list(list), do: {:ok, list}
+  def cast(:input, function) when is_function(function, 1), do: {:ok, function}
+  # Enumerable is implemented for every function, but works for those of two arguments only.
+  def cast(:input, function) when is_function(function) and not is_function(function, 2), do: :error
+
+  def cast(:input, value) do
+    if Enumerable.impl_for(value), do: {:ok, value}, else: :error
+  end
+
+  def cast(:environment, {:replace, env}) do
+    with {:ok, env} <- cast_variables(env), do: {:ok, {:replace, env}}
+  end
+
+  def cast(:environment, env), do: cast_variables(env)
+
+  def cast(:path, ""), do: :error
+  def cast(:path, path), do: cast(:c_string, path)
+
+  def cast(:c_string, value) when is_binary(value) do
+    if contains?(value, <<0>>), do: :error, else: {:ok, value}
+  end
+
+  def cast(:owner, nil), do: {:ok, nil}
+  def cast(:owner, pid) when is_pid(pid) and node(pid) == node(), do: {:ok, pid}
+
+  def cast(:server_name, name) when is_atom(name) and name not in [nil, true, false, :undefined],
+    do: {:ok, name}
+
+  def cast(:server_name, {:global, _term} = name), do: {:ok, name}
+  def cast(:server_name, {:via, module, _term} = name) when is_atom(module), do: {:ok, name}
+
+  def cast(:signal, signal) do
+    with {:error, :unknown_signal} <- Signal.resolve(signal), do: :error
+  end
+
+  def cast(:statuses, :any), do: {:ok, :any}
+
+  def cast(:statuses, statuses) when is_list(statuses) do
+    if proper?(statuses) and Enum.all?(statuses, &statuses?/1), do: {:ok, statuses}, else: :error
+  end
+
+  def cast(:collectable, value) do
+    if Collectable.impl_for(value), do: {:ok, value}, else: :error
+  end
+
+  def cast(_type, _value), do: :error
+
+  @spec expected(t()) :: String.t()
+  def expected({:integer, first..last//_, unit}), do: "#{unit}, an integer from #{first} to #{last}"
+  def expected({:one_of, values}), do: "one of " <> Enum.map_join(values, ", ", &inspect/1)
+  def expected({:or, type, atom}), do: expected(type) <> ", or " <> inspect(atom)
+
+  def expected(:input),
+    do: "iodata, an enumerable of iodata, {:file, path}, or a function of one argument, a collectable"
+
+  def expected(:environment) do
+    "a map or list of {name, value}, or {:replace, map or list}; names are non-empty binaries without \"=\" " <>
+      "or NUL bytes, values are binaries without NUL bytes, or nil"
+  end
+
+  def expected(:path), do: "a path, a non-empty binary without NUL bytes"
+  def expected(:c_string), do: "a binary without NUL bytes"
+  def expected(:owner), do: "the pid of a process of this node, or nil"
+  def expected(:server_name), do: "an atom, {:global, term} or {:via, module, term}"
+  def expected(:signal), do: Signal.expected()
+  def expected(:statuses), do: "a list of statuses and ranges of them, from 0 to 255, or :any"
+  def expected(:collectable), do: "a value that implements Collectable"
+
+  defp cast_variables(env) when is_map(env) and not is_struct(env), do: cast_variables(Map.to_list(env))
+
+  defp cast_variables(env) when is_list(env) do
+    if proper?(env) and Enum.all?(env, &variable?/1), do: {:ok, env}, else: :error
+  end
+
+  defp cast_variables(_env), do: :error
+
+  # setenv(3): a name is not empty and contains no "=".
+  defp variable?({name, value}) when is_binary(name) and name != "" do
+    not contains?(name, ["=", <<0>>]) and
+      (value == nil or (is_binary(value) and not contains?(value, <<0>>)))
+  end
+
+  defp variable?(_other), do: false
+
+  defp statuses?(status) when is_integer(status), do: status in 0..255
+  defp statuses?(first..last//_), do: first in 0..255 and last in 0..255
+  defp statuses?(_other), do: false
+
+  defp proper?(list), do: not List.improper?(list)
+
+  defp contains?(binary, pattern), do: :binary.match(binary, pattern) != :nomatch
+end

@@ -1,0 +1,392 @@
+defmodule NetRunner.Pump do
+  @moduledoc false
+  # Runs a command for `run` and `stream`, in the caller's own process: writes its input, reads its output, minds
+  # the time.
+  #
+  # * Between two calls no message is under way to the caller: a call takes back what it still waits for.
+  #   Nothing is linked or monitored between calls.
+  # * The caller is the command's owner, so its death ends the command.
+  # * A pump that was opened ends with finish/1 or halt/1, which return when nothing of the command is left.
+  # * No user code runs in here; what has to be enumerated runs in a NetRunner.Writer.
+
+  alias NetRunner.{Command, Nif, Options, Pipe, Table, Watcher, Writer}
+  alias NetRunner.Process.Server
+  alias __MODULE__
+
+  @typedoc "What is written by the caller itself: binaries, and then, where there is one, an open file."
+  @type input :: nil | {[binary()], :file.fd() | nil}
+
+  @type name :: :stdout | :stderr
+  @type time_limit :: :timeout | :idle_timeout
+
+  @type t :: %Pump{
+          server: pid(),
+          stdin: Nif.pipe() | nil,
+          input: input(),
+          writer: pid() | nil,
+          # Those that have not ended; the first is tried first.
+          sources: [{name(), Nif.pipe()}],
+          # How often in a row the first one had something at once.
+          burst: non_neg_integer(),
+          # Milliseconds of System.monotonic_time/1.
+          deadline: integer() | :infinity,
+          idle_timeout: timeout()
+        }
+
+  @enforce_keys [:server]
+  defstruct [
+    :server,
+    :stdin,
+    :input,
+    :writer,
+    sources: [],
+    burst: 0,
+    deadline: :infinity,
+    idle_timeout: :infinity
+  ]
+
+  # How much of a file is read at a time: what fits a pipe.
+  @file_read 65_536
+  # After so many chunks in a row it is another one's turn.
+  @max_burst 16
+
+  @spec open(Command.t(), Options.t()) :: {:ok, t()} | {:error, term()}
+  def open(command, options) do
+    with {:ok, input, source} <- prepare(options.input) do
+      start = %{
+        command: command,
+        options: options,
+        stdin: if(options.input == nil, do: :null, else: :pipe),
+        await_start: false,
+        link: false
+      }
+
+      case Server.start(start, []) do
+        {:ok, server} ->
+          {:ok, pump(server, options, input, source)}
+
+        {:error, reason} ->
+          close_file(input)
+          {:error, reason}
+      end
+    end
+  end
+
+  # The input that the caller writes, or the one that a writer enumerates.
+  defp prepare(nil), do: {:ok, nil, nil}
+  defp prepare(binary) when is_binary(binary), do: {:ok, {[binary], nil}, nil}
+
+  defp prepare(list) when is_list(list) do
+    {:ok, {:erlang.iolist_to_iovec(list), nil}, nil}
+  rescue
+    ArgumentError ->
+      reraise ArgumentError,
+              "invalid value of the option :input.\nExpected: a list of iodata\nGot: #{inspect(list)}",
+              __STACKTRACE__
+  end
+
+  defp prepare({:file, path}) do
+    case :file.open(path, [:read, :raw, :binary]) do
+      {:ok, file} -> {:ok, {[], file}, nil}
+      {:error, posix} -> {:error, {:input, posix}}
+    end
+  end
+
+  defp prepare(source), do: {:ok, nil, source}
+
+  defp pump(server, options, input, source) do
+    deadline = if options.timeout == :infinity, do: :infinity, else: now() + options.timeout
+    pump = %Pump{server: server, input: input, deadline: deadline, idle_timeout: options.idle_timeout}
+    stdin = if input || source, do: pipe(server, :stdin)
+
+    # A server that was killed has no pipes; finish/1 finds it out.
+    writer = if source && stdin, do: Writer.start(server, stdin, source)
+    stderr? = options.stderr in [:capture, :stream]
+
+    sources =
+      for {name, pipe} <- [
+            stdout: options.stdout == :pipe && pipe(server, :stdout),
+            stderr: stderr? && pipe(server, :readable_stderr)
+          ],
+          pipe,
+          do: {name, pipe}
+
+    if stdin,
+      do: %{pump | stdin: stdin, writer: writer, sources: sources},
+      else: %{drop_input(pump) | sources: sources}
+  end
+
+  defp pipe(server, name) do
+    case Table.pipe(server, name) do
+      {:ok, pipe} -> pipe
+      :error -> nil
+    end
+  end
+
+  # -- next --------------------------------------------------------------------------------------------
+
+  @doc """
+  The next chunk of output. `:eof`: all output has ended, and all input that the caller writes is written.
+  After `:timeout` and `:error` the pump can be used as before.
+  """
+  @spec next(t()) ::
+          {:data, name(), binary(), t()} | {:eof, t()} | {:timeout, time_limit(), t()} | {:error, term(), t()}
+  def next(%Pump{sources: [{name, pipe}], input: nil, deadline: :infinity, idle_timeout: :infinity} = pump) do
+    case Pipe.read(pipe) do
+      {:ok, data} -> {:data, name, data, pump}
+      :eof -> {:eof, %{pump | sources: []}}
+      {:error, reason} -> {:error, reason, %{pump | sources: []}}
+    end
+  end
+
+  def next(%Pump{sources: [], input: nil} = pump), do: {:eof, pump}
+
+  def next(pump) do
+    limit = time_limit(pump)
+
+    cond do
+      passed?(limit) -> {:timeout, elem(limit, 1), pump}
+      pump.burst >= @max_burst -> pump |> rotate() |> give_input_a_turn(make_ref(), limit)
+      true -> read_sources(pump.sources, pump, [], make_ref(), limit)
+    end
+  end
+
+  # A source that always has something must not keep the others waiting, nor the input.
+  defp rotate(%Pump{sources: sources} = pump) do
+    {first, others} = Enum.split(sources, 1)
+    %{pump | sources: others ++ first, burst: 0}
+  end
+
+  defp give_input_a_turn(pump, ref, limit) do
+    case write(pump, ref) do
+      {:wait, pump} -> read_sources(pump.sources, pump, [:stdin], ref, limit)
+      {:error, reason, pump} -> {:error, reason, pump}
+      {_written, pump} -> read_sources(pump.sources, pump, [], ref, limit)
+    end
+  end
+
+  # `waiting`: what the NIF has said `:wait` for, sources and :stdin, with this reference.
+  defp read_sources([{name, pipe} = source | others], pump, waiting, ref, limit) do
+    case Nif.read(pipe, ref, Pipe.read_size()) do
+      :wait ->
+        read_sources(others, pump, [source | waiting], ref, limit)
+
+      {:ok, data} ->
+        take_back(waiting, pump, ref)
+        {:data, name, data, in_front(source, pump)}
+
+      :eof ->
+        read_sources(others, drop_source(source, pump), waiting, ref, limit)
+
+      {:error, reason} ->
+        take_back(waiting, pump, ref)
+        {:error, reason, drop_source(source, pump)}
+    end
+  end
+
+  defp read_sources([], pump, waiting, ref, limit), do: write_input(pump, waiting, ref, limit)
+
+  defp write_input(%Pump{input: nil} = pump, waiting, ref, limit), do: await(pump, waiting, ref, limit)
+
+  defp write_input(pump, waiting, ref, limit) do
+    if :stdin in waiting do
+      await(pump, waiting, ref, limit)
+    else
+      case write(pump, ref) do
+        {:wait, pump} ->
+          await(pump, [:stdin | waiting], ref, limit)
+
+        {:more, pump} ->
+          poll(pump, waiting, ref, limit)
+
+        {:done, pump} ->
+          await(pump, waiting, ref, limit)
+
+        {:error, reason, pump} ->
+          take_back(waiting, pump, ref)
+          {:error, reason, pump}
+      end
+    end
+  end
+
+  # Input that is read as fast as it is written must not keep output waiting.
+  defp poll(pump, waiting, ref, limit) do
+    receive do
+      {:select, pipe, ^ref, _what} -> woken(pipe, pump, waiting, ref, limit)
+    after
+      0 ->
+        if passed?(limit),
+          do: give_up(pump, waiting, ref, limit),
+          else: write_input(pump, waiting, ref, limit)
+    end
+  end
+
+  defp await(pump, [], _ref, _limit), do: {:eof, pump}
+
+  defp await(pump, waiting, ref, limit) do
+    receive do
+      {:select, pipe, ^ref, _what} -> woken(pipe, pump, waiting, ref, limit)
+    after
+      remaining(limit) -> give_up(pump, waiting, ref, limit)
+    end
+  end
+
+  defp woken(pipe, %Pump{stdin: pipe} = pump, waiting, ref, limit) do
+    write_input(pump, List.delete(waiting, :stdin), ref, limit)
+  end
+
+  defp woken(pipe, pump, waiting, ref, limit) do
+    source = Enum.find(pump.sources, fn {_name, other} -> other == pipe end)
+    read_sources([source], pump, List.delete(waiting, source), ref, limit)
+  end
+
+  defp give_up(pump, waiting, ref, {_deadline, name}) do
+    take_back(waiting, pump, ref)
+    {:timeout, name, pump}
+  end
+
+  defp take_back(waiting, pump, ref) do
+    Enum.each(waiting, fn
+      :stdin -> Pipe.cancel(pump.stdin, :write, ref)
+      {_name, pipe} -> Pipe.cancel(pipe, :read, ref)
+    end)
+  end
+
+  # Whoever had something is likely to have more.
+  defp in_front(source, %Pump{sources: [source | _others]} = pump), do: %{pump | burst: pump.burst + 1}
+
+  defp in_front(source, pump) do
+    %{pump | sources: [source | List.delete(pump.sources, source)], burst: 1}
+  end
+
+  defp drop_source(source, pump), do: %{pump | sources: List.delete(pump.sources, source)}
+
+  # -- input -------------------------------------------------------------------------------------------
+
+  # One piece. `:more`: to be called again; `:wait`: when the message has come.
+  defp write(%Pump{input: nil} = pump, _ref), do: {:done, pump}
+
+  defp write(%Pump{input: {[], nil}} = pump, _ref), do: {:done, drop_input(pump)}
+
+  defp write(%Pump{input: {[], file}} = pump, ref) do
+    case :file.read(file, @file_read) do
+      {:ok, data} -> write(%{pump | input: {[data], file}}, ref)
+      :eof -> {:done, drop_input(pump)}
+      # Its input must not seem to end here: stdin stays open.
+      {:error, posix} -> {:error, {:input, posix}, %{pump | input: close_file(pump.input)}}
+    end
+  end
+
+  defp write(%Pump{input: {data, file}} = pump, ref) do
+    case Nif.write(pump.stdin, ref, data) do
+      :ok -> {:more, %{pump | input: {[], file}}}
+      {:wait, rest} -> {:wait, %{pump | input: {rest, file}}}
+      {:again, rest} -> {:more, %{pump | input: {rest, file}}}
+      # Nobody reads any more, which is the command's good right.
+      {:error, _reason} -> {:done, drop_input(pump)}
+    end
+  end
+
+  # The end of stdin, for the command. A writer closes it itself.
+  defp drop_input(pump) do
+    close_file(pump.input)
+    if pump.stdin && pump.writer == nil, do: Nif.close(pump.stdin)
+    %{pump | input: nil}
+  end
+
+  defp close_file({_data, file}) when file != nil do
+    _ = :file.close(file)
+    nil
+  end
+
+  defp close_file(_no_file), do: nil
+
+  # -- the end -----------------------------------------------------------------------------------------
+
+  @doc """
+  Begins the stop sequence. What the command writes until its end can still be read, and time limits do not
+  count any more.
+  """
+  @spec stop(t()) :: t()
+  def stop(pump) do
+    GenServer.cast(pump.server, :stop)
+    close_file(pump.input)
+    if pump.stdin, do: Nif.close(pump.stdin)
+    %{pump | input: nil, deadline: :infinity, idle_timeout: :infinity}
+  end
+
+  @doc "Closes the read ends: nothing more can be read."
+  @spec close_outputs(t()) :: t()
+  def close_outputs(pump) do
+    for {_name, pipe} <- pump.sources, do: Nif.close(pipe)
+    %{pump | sources: []}
+  end
+
+  @doc """
+  Waits until the command is over, and ends the server. When a time limit passes meanwhile, the command is
+  stopped; the limit is in the answer. Raises what the enumeration of the input has raised.
+
+  `{:error, :closed}`: the server was killed.
+  """
+  @spec finish(t()) :: {:ok, Server.report(), time_limit() | nil} | {:error, :closed}
+  def finish(pump) do
+    monitor = Process.monitor(pump.server)
+    GenServer.cast(pump.server, :report_and_end)
+    answer = await_end(pump, monitor, time_limit(pump), nil)
+    finish_writer(pump, answer)
+    answer
+  end
+
+  defp await_end(pump, monitor, limit, passed) do
+    receive do
+      {:DOWN, ^monitor, :process, _server, {:shutdown, {:report, report}}} ->
+        {:ok, report, passed}
+
+      {:DOWN, ^monitor, :process, server, _reason} ->
+        Watcher.await_gone(server)
+        {:error, :closed}
+    after
+      remaining(limit) ->
+        await_end(stop(pump), monitor, :infinity, elem(limit, 1))
+    end
+  end
+
+  defp finish_writer(%Pump{writer: nil}, _answer), do: :ok
+
+  defp finish_writer(%Pump{writer: writer}, answer) do
+    case {Writer.finish(writer), answer} do
+      {{:raised, kind, reason, stacktrace}, _answer} -> :erlang.raise(kind, reason, stacktrace)
+      {:ok, {:ok, %{writer_killed: reason}, _passed}} when reason != nil -> exit(reason)
+      {:ok, _answer} -> :ok
+    end
+  end
+
+  @doc "Ends the command without waiting for its output. Does nothing when it is over."
+  @spec halt(t()) :: :ok
+  def halt(pump) do
+    pump = pump |> close_outputs() |> stop()
+    if pump.writer, do: Writer.finish(pump.writer)
+    _ = NetRunner.Process.stop(pump.server)
+    :ok
+  end
+
+  # -- time --------------------------------------------------------------------------------------------
+
+  # The time limit that passes first. Time without output counts only while we wait for it.
+  defp time_limit(%Pump{deadline: :infinity, idle_timeout: :infinity}), do: :infinity
+  defp time_limit(%Pump{deadline: deadline, idle_timeout: :infinity}), do: {deadline, :timeout}
+
+  defp time_limit(%Pump{deadline: deadline, idle_timeout: idle_timeout}) do
+    idle_deadline = now() + idle_timeout
+    # A number is less than :infinity.
+    if idle_deadline < deadline, do: {idle_deadline, :idle_timeout}, else: {deadline, :timeout}
+  end
+
+  defp remaining(:infinity), do: :infinity
+  defp remaining({deadline, _name}), do: max(deadline - now(), 0)
+
+  defp passed?(:infinity), do: false
+  defp passed?({deadline, _name}), do: deadline <= now()
+
+  defp now, do: System.monotonic_time(:millisecond)
+end

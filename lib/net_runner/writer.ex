@@ -1,0 +1,149 @@
+defmodule NetRunner.Writer do
+  @moduledoc false
+  # The process that enumerates a command's input, where that means to run the user's code: so that output can
+  # be read meanwhile. It is also the `Collectable` that an input function gets.
+  #
+  # * It stands for the caller: `$callers` and the Logger's metadata are set. But `self()` is another one, and it
+  #   owns the commands that are started in it.
+  # * A command that does not want to read any more is no error: the enumeration is halted.
+  # * An exception stops the command: with a part of its input it must not end as if that were all. The caller
+  #   raises it again, when it asks by finish/1.
+  # * It lives until the caller asks or is dead, so that what it has to say is not lost. The server of its
+  #   command monitors it, in case it is killed.
+  # * The caller is not linked to it, and gets no message from it but inside finish/1.
+
+  require Logger
+
+  alias NetRunner.{Nif, Pipe, Table, Watcher}
+
+  @typedoc "What is enumerated."
+  @type source :: Enumerable.t() | (Collectable.t() -> term())
+
+  @type outcome :: :ok | {:raised, :error | :exit | :throw, term(), Exception.stacktrace()}
+
+  # As a Collectable: where to write, and what is thrown when nobody reads any more.
+  @enforce_keys [:pipe, :stop]
+  defstruct [:pipe, :stop]
+
+  # How long user code may take to notice that nobody reads any more.
+  @grace 100
+
+  @doc "Starts to write to the command of this server."
+  @spec start(server :: pid(), Nif.pipe(), source()) :: pid()
+  def start(server, pipe, source) do
+    caller = self()
+    callers = [caller | Process.get(:"$callers", [])]
+    metadata = Logger.metadata()
+
+    spawn(fn ->
+      Process.put(:"$callers", callers)
+      Logger.metadata(metadata)
+
+      # False: the server has died meanwhile, and nobody else would ever end what is enumerated here.
+      outcome =
+        if Table.update(server, :writer, self()) do
+          GenServer.cast(server, {:writer, self()})
+          write(server, pipe, source)
+        else
+          :ok
+        end
+
+      linger(caller, outcome)
+    end)
+  end
+
+  @doc """
+  Ends the writer and says how its enumeration went; after 100 ms it is killed. Returns when the commands that
+  it owned are gone. The command's stdin must be closed, or nobody read it any more.
+  """
+  @spec finish(pid()) :: outcome()
+  def finish(writer) do
+    monitor = Process.monitor(writer)
+    send(writer, {__MODULE__, :finish})
+
+    outcome =
+      receive do
+        {:DOWN, ^monitor, :process, _writer, {:shutdown, outcome}} -> outcome
+        # It was killed, which its command's server has noticed.
+        {:DOWN, ^monitor, :process, _writer, _reason} -> :ok
+      after
+        @grace ->
+          Process.exit(writer, :kill)
+
+          receive do
+            {:DOWN, ^monitor, :process, _writer, {:shutdown, outcome}} -> outcome
+            {:DOWN, ^monitor, :process, _writer, _reason} -> :ok
+          end
+      end
+
+    await_owned(writer)
+    outcome
+  end
+
+  # The commands that a dead process owned, and those of their writers.
+  defp await_owned(owner) do
+    for server <- Table.owned_by(owner) do
+      writer = Table.writer(server)
+      Watcher.await_gone(server)
+      with {:ok, writer} when writer != nil <- writer, do: await_owned(writer)
+    end
+  end
+
+  # -- in the writer's process -------------------------------------------------------------------------
+
+  defp write(server, pipe, source) do
+    stop = make_ref()
+
+    try do
+      enumerate(source, %__MODULE__{pipe: pipe, stop: stop})
+      Nif.close(pipe)
+      :ok
+    catch
+      :throw, ^stop ->
+        :ok
+
+      kind, reason ->
+        GenServer.cast(server, :stop)
+        {:raised, kind, reason, __STACKTRACE__}
+    end
+  end
+
+  defp enumerate(function, writer) when is_function(function, 1), do: function.(writer)
+
+  defp enumerate(enumerable, writer) do
+    Enum.reduce_while(enumerable, :ok, fn data, :ok ->
+      case Pipe.write(writer.pipe, data) do
+        :ok -> {:cont, :ok}
+        {:error, _nobody_reads} -> {:halt, :ok}
+      end
+    end)
+  end
+
+  defp linger(caller, outcome) do
+    monitor = Process.monitor(caller)
+
+    receive do
+      {__MODULE__, :finish} -> exit({:shutdown, outcome})
+      {:DOWN, ^monitor, :process, _caller, _reason} -> :ok
+    end
+  end
+
+  defimpl Collectable do
+    def into(writer) do
+      {writer,
+       fn
+         writer, {:cont, data} ->
+           case NetRunner.Pipe.write(writer.pipe, data) do
+             :ok -> writer
+             {:error, _nobody_reads} -> throw(writer.stop)
+           end
+
+         writer, :done ->
+           writer
+
+         _writer, :halt ->
+           :ok
+       end}
+    end
+  end
+end

@@ -1,0 +1,317 @@
+//! The VM's end of a command's control socket, and the pidfds of the command and its shepherd.
+//!
+//! Its death is the shepherd's end of file, and so is the death of the *server* (the process that reads the
+//! events) or of the *owner*: both are monitored here, so that the stop sequence begins whatever Elixir does.
+
+use std::collections::VecDeque;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use protocol::socket::{self, Received, Wait};
+use protocol::{Decoder, Event, Message, Request};
+use rustix::io::Errno;
+use rustix::process::Signal;
+use rustler::{Env, LocalPid, Monitor, Term};
+
+use crate::count;
+use crate::enif::{self, Direction, Fd, Handle, Resource, ResourceType};
+
+/// Events are small: one read takes all that are there.
+const READ_BUFFER: usize = 4096;
+
+pub(crate) struct Control {
+    state: Mutex<State>,
+}
+
+struct State {
+    /// `None` once closed.
+    socket: Option<Fd>,
+    decoder: Decoder<Event>,
+    /// Received fds that no frame has taken yet.
+    fds: VecDeque<OwnedFd>,
+    /// Frames, or the rest of one, that the socket had no room for.
+    unsent: VecDeque<u8>,
+    /// Of the command and of the shepherd, in this order.
+    pidfds: Option<(OwnedFd, OwnedFd)>,
+    /// The process that reads the events, and the one whose command it is.
+    server: Option<Monitor>,
+    owner: Option<Monitor>,
+    /// Our direction has been shut down: nothing more can be sent.
+    shut_down: bool,
+    /// A broken stream: what else comes is not decoded.
+    broken: bool,
+}
+
+/// What `read` found.
+pub(crate) enum Occurrence {
+    Event(Event),
+    EndOfFile,
+    Broken,
+    /// No room for the fds that came.
+    FdsCut,
+}
+
+static RESOURCE_TYPE: ResourceType = ResourceType::new();
+
+impl Resource for Control {
+    const NAME: &'static std::ffi::CStr = c"net_runner_control";
+
+    fn resource_type() -> &'static ResourceType {
+        &RESOURCE_TYPE
+    }
+
+    fn down(handle: &Handle<Self>, _env: Env<'_>, monitor: &Monitor) {
+        let mut state = handle.lock();
+        let is_this = |watched: &mut Monitor| watched == monitor;
+        if state.server.take_if(is_this).or(state.owner.take_if(is_this)).is_some() {
+            state.shut_down();
+        }
+    }
+}
+
+impl Drop for Control {
+    fn drop(&mut self) {
+        count::CONTROLS.down();
+    }
+}
+
+impl Control {
+    /// A socket on which a request has been sent but for `unsent`.
+    pub(crate) fn new(socket: OwnedFd, unsent: &[u8]) -> Handle<Control> {
+        count::CONTROLS.up();
+        Handle::new(Control {
+            state: Mutex::new(State {
+                socket: Some(Fd::new(socket)),
+                decoder: Decoder::default(),
+                fds: VecDeque::new(),
+                unsent: unsent.iter().copied().collect(),
+                pidfds: None,
+                server: None,
+                owner: None,
+                shut_down: false,
+                broken: false,
+            }),
+        })
+    }
+
+    /// A panic under the lock leaves a state that is still true: each field is changed by one assignment.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Queues a request. False when none can be sent any more.
+    pub(crate) fn send(&self, request: &Request) -> bool {
+        let mut state = self.lock();
+        if state.shut_down || state.socket.is_none() {
+            return false;
+        }
+        state.unsent.extend(request.encode());
+        state.flush()
+    }
+
+    /// SIGKILL to the shepherd, then to the command, which may have cleared its parent-death signal by
+    /// executing a setuid program (prctl(2), PR_SET_PDEATHSIG). False without pidfds.
+    pub(crate) fn kill(&self) -> bool {
+        let state = self.lock();
+        let Some((command, shepherd)) = &state.pidfds else {
+            return false;
+        };
+        for pidfd in [shepherd, command] {
+            pidfd_kill(pidfd);
+        }
+        true
+    }
+}
+
+/// SIGKILL to the process behind a pidfd. It may have ended, which is what is wanted.
+pub(crate) fn pidfd_kill(pidfd: &OwnedFd) {
+    #[cfg(target_os = "linux")]
+    {
+        let result = rustix::process::pidfd_send_signal(pidfd, Signal::KILL);
+        debug_assert!(matches!(result, Ok(()) | Err(Errno::SRCH | Errno::PERM)));
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = (pidfd, Signal::KILL, Errno::SRCH);
+}
+
+impl Handle<Control> {
+    /// Everything that has arrived; sends what is queued, and arms for what is to come.
+    pub(crate) fn read(&self, env: Env<'_>, reference: Term<'_>) -> Vec<Occurrence> {
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        let mut found = Vec::new();
+        if state.flush() && state.receive(&mut found) {
+            let me = enif::self_pid(env);
+            let Some(socket) = &mut state.socket else {
+                return found;
+            };
+            let mut armed = enif::arm(env, self, socket, Direction::Read, &me, reference);
+            if armed && !state.unsent.is_empty() {
+                armed = enif::arm(env, self, socket, Direction::Write, &me, reference);
+            }
+            if armed {
+                return found;
+            }
+        }
+        // Nothing more can come: without the socket the shepherd ends.
+        found.push(Occurrence::EndOfFile);
+        found
+    }
+
+    /// Arms without reading, for a request that was just sent.
+    pub(crate) fn arm(&self, env: Env<'_>, reference: Term<'_>) -> bool {
+        let me = enif::self_pid(env);
+        let mut guard = self.lock();
+        let State { socket: Some(socket), unsent, .. } = &mut *guard else {
+            return false;
+        };
+        enif::arm(env, self, socket, Direction::Read, &me, reference)
+            && (unsent.is_empty() || enif::arm(env, self, socket, Direction::Write, &me, reference))
+    }
+
+    /// The new monitor is armed before the old one is dropped: there is no moment without one.
+    pub(crate) fn set_server(&self, env: Env<'_>, server: LocalPid) {
+        let monitor = self.monitor(env, &server);
+        let mut state = self.lock();
+        let old = state.server.take();
+        match monitor {
+            Some(monitor) => state.server = Some(monitor),
+            None => state.shut_down(),
+        }
+        drop(state);
+        self.forget(env, old);
+    }
+
+    pub(crate) fn set_owner(&self, env: Env<'_>, owner: Option<LocalPid>) {
+        let monitor = owner.map(|pid| self.monitor(env, &pid));
+        let mut state = self.lock();
+        let old = state.owner.take();
+        match monitor {
+            None => {}
+            Some(Some(monitor)) => state.owner = Some(monitor),
+            // It died before it could be monitored.
+            Some(None) => state.shut_down(),
+        }
+        drop(state);
+        self.forget(env, old);
+    }
+
+    fn forget(&self, env: Env<'_>, monitor: Option<Monitor>) {
+        if let Some(monitor) = monitor {
+            self.demonitor(env, &monitor);
+        }
+    }
+
+    /// Closes the socket and the pidfds.
+    pub(crate) fn close(&self, env: Env<'_>) {
+        let mut state = self.lock();
+        let socket = state.socket.take();
+        let monitors = [state.server.take(), state.owner.take()];
+        state.pidfds = None;
+        state.fds.clear();
+        state.unsent = VecDeque::new();
+        drop(state);
+        for monitor in monitors {
+            self.forget(env, monitor);
+        }
+        if let Some(socket) = socket {
+            enif::stop(env, self, socket);
+        }
+    }
+}
+
+impl State {
+    /// Our direction ends: the shepherd reads end of file and begins the stop sequence. Its events still
+    /// come.
+    fn shut_down(&mut self) {
+        self.shut_down = true;
+        self.unsent.clear();
+        if let Some(socket) = &self.socket {
+            // ENOTCONN: the shepherd is gone, which is noticed by reading.
+            let result = socket::shutdown_write(socket);
+            debug_assert!(matches!(result, Ok(()) | Err(Errno::NOTCONN)));
+        }
+    }
+
+    /// Sends what there is room for. False when the socket is closed; a shepherd that is gone is noticed by
+    /// reading.
+    fn flush(&mut self) -> bool {
+        let Some(socket) = &self.socket else {
+            return false;
+        };
+        while !self.unsent.is_empty() {
+            let (bytes, _) = self.unsent.as_slices();
+            match socket::send(socket.as_fd(), bytes, &[], Wait::DontBlock) {
+                Ok(count) => drop(self.unsent.drain(..count)),
+                Err(Errno::AGAIN) => break,
+                Err(_) => {
+                    self.unsent.clear();
+                    self.shut_down = true;
+                }
+            }
+        }
+        if self.unsent.is_empty() {
+            self.unsent.shrink_to_fit();
+        }
+        true
+    }
+
+    /// Receives and decodes what is there. False at the end.
+    fn receive(&mut self, found: &mut Vec<Occurrence>) -> bool {
+        let Some(socket) = &self.socket else {
+            return false;
+        };
+        loop {
+            let mut buffer = [0; READ_BUFFER];
+            match socket::receive(socket.as_fd(), &mut buffer, &mut self.fds, Wait::DontBlock) {
+                Ok(Received::Bytes(count)) => {
+                    if !self.broken {
+                        self.decoder.push(&buffer[..count]);
+                    }
+                    if count < READ_BUFFER {
+                        break;
+                    }
+                }
+                Ok(Received::WouldBlock) => break,
+                Ok(Received::EndOfFile) | Err(_) => {
+                    self.decode(found);
+                    return false;
+                }
+                Ok(Received::FdsCut) => {
+                    self.decode(found);
+                    self.give_up(found, Occurrence::FdsCut);
+                    return true;
+                }
+            }
+        }
+        self.decode(found);
+        true
+    }
+
+    fn decode(&mut self, found: &mut Vec<Occurrence>) {
+        while !self.broken {
+            match self.decoder.next_message() {
+                Ok(None) => break,
+                Ok(Some(event)) => {
+                    if event.fd_count() > self.fds.len() {
+                        self.give_up(found, Occurrence::Broken);
+                        break;
+                    }
+                    if event.fd_count() == 2 {
+                        self.pidfds = self.fds.pop_front().zip(self.fds.pop_front());
+                    }
+                    found.push(Occurrence::Event(event));
+                }
+                Err(_) => self.give_up(found, Occurrence::Broken),
+            }
+        }
+    }
+
+    /// Ends this command: nothing that comes after this can be understood.
+    fn give_up(&mut self, found: &mut Vec<Occurrence>, reason: Occurrence) {
+        self.broken = true;
+        self.fds.clear();
+        self.shut_down();
+        found.push(reason);
+    }
+}

@@ -1,0 +1,194 @@
+//! The VM's side of the fork server: one per VM, started here, and the shepherds it has forked ahead.
+
+use std::collections::VecDeque;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::process::{Command, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use protocol::socket::{self, Received, Wait};
+use protocol::{ADOPT, FORK_AHEAD, READY};
+use rustix::io::Errno;
+use rustler::{Env, Monitor, Term};
+
+use crate::control::pidfd_kill;
+use crate::enif::{self, Direction, Fd, Handle, Resource, ResourceType};
+use crate::error::{Failure, Place};
+
+pub(crate) struct ForkServer {
+    state: Mutex<State>,
+}
+
+struct State {
+    /// `None` once it has ended or was killed.
+    control: Option<Fd>,
+    /// In its queue are the sockets of idle shepherds. It comes with READY.
+    pool: Option<OwnedFd>,
+    pidfd: Option<OwnedFd>,
+}
+
+static RESOURCE_TYPE: ResourceType = ResourceType::new();
+
+impl Resource for ForkServer {
+    const NAME: &'static std::ffi::CStr = c"net_runner_fork_server";
+
+    fn resource_type() -> &'static ResourceType {
+        &RESOURCE_TYPE
+    }
+
+    /// No process is monitored here.
+    fn down(_handle: &Handle<Self>, _env: Env<'_>, _monitor: &Monitor) {}
+}
+
+/// What the fork server has said.
+pub(crate) enum Said {
+    Ready,
+    EndOfFile,
+}
+
+impl ForkServer {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The socket of an idle shepherd, when one is there. Another is forked in its place.
+    fn take_idle(&self) -> Result<Option<OwnedFd>, Failure> {
+        let state = self.lock();
+        let Some(pool) = &state.pool else {
+            return Ok(None);
+        };
+        let mut fds = VecDeque::new();
+        let received = socket::receive(pool.as_fd(), &mut [0], &mut fds, Wait::DontBlock);
+        if let (Ok(Received::Bytes(_) | Received::FdsCut), Some(control)) = (&received, &state.control) {
+            // A fork server that is gone or does not read is noticed elsewhere.
+            let _ = socket::send(control.as_fd(), &[FORK_AHEAD], &[], Wait::DontBlock);
+        }
+        match received {
+            Ok(Received::Bytes(_)) => Ok(fds.pop_front()),
+            Ok(Received::WouldBlock | Received::EndOfFile) => Ok(None),
+            // The shepherd sees end of file and exits: its socket was closed on the way.
+            Ok(Received::FdsCut) => Err(Failure::At(Place::Shepherd(protocol::Stage::Fds), Errno::MFILE)),
+            Err(errno) => Err(Failure::At(Place::Socket, errno)),
+        }
+    }
+
+    /// A new socket pair, of which a new shepherd gets the other end.
+    fn adopt(&self) -> Result<OwnedFd, Failure> {
+        let (ours, shepherds) = socket::pair().map_err(|errno| Failure::At(Place::Socket, errno))?;
+        let state = self.lock();
+        let Some(control) = &state.control else {
+            return Err(Failure::NoForkServer);
+        };
+        match socket::send(control.as_fd(), &[ADOPT], &[shepherds.as_fd()], Wait::DontBlock) {
+            Ok(_) => Ok(ours),
+            Err(Errno::PIPE | Errno::CONNRESET) => Err(Failure::NoForkServer),
+            Err(errno) => Err(Failure::At(Place::ForkServer, errno)),
+        }
+    }
+
+    /// Sends a frame, with its fds, to a shepherd: an idle one, else a new one. Returns the socket and how
+    /// much of the frame was accepted. Once a byte was accepted no other shepherd is tried: the command may
+    /// run.
+    pub(crate) fn send_spawn(
+        &self,
+        frame: &[u8],
+        fds: &[std::os::fd::BorrowedFd<'_>],
+    ) -> Result<(OwnedFd, usize), Failure> {
+        while let Some(idle) = self.take_idle()? {
+            match socket::send(idle.as_fd(), frame, fds, Wait::DontBlock) {
+                Ok(accepted) => return Ok((idle, accepted)),
+                // This one has died in the meantime.
+                Err(Errno::PIPE | Errno::CONNRESET) => {}
+                Err(errno) => return Err(Failure::At(Place::Send, errno)),
+            }
+        }
+        let new = self.adopt()?;
+        match socket::send(new.as_fd(), frame, fds, Wait::DontBlock) {
+            Ok(accepted) => Ok((new, accepted)),
+            // The fork server has died with the other end in its queue.
+            Err(Errno::PIPE | Errno::CONNRESET) => Err(Failure::NoForkServer),
+            Err(errno) => Err(Failure::At(Place::Send, errno)),
+        }
+    }
+}
+
+impl Handle<ForkServer> {
+    /// Starts the binary and arms for what it says. Blocks until its exec has succeeded or failed.
+    pub(crate) fn start(env: Env<'_>, path: &[u8], reference: Term<'_>) -> Result<Self, Failure> {
+        let failed = |errno| Failure::At(Place::ForkServer, errno);
+        let (ours, theirs) = socket::pair().map_err(|errno| Failure::At(Place::Socket, errno))?;
+        // No `pre_exec`: with SIGCHLD ignored, as the VM has it, std cannot wait for a child whose exec
+        // failed there. The kernel reaps this child for the same reason, so it is not waited for.
+        Command::new(std::ffi::OsStr::from_bytes(path))
+            .arg("fork-server")
+            .stdin(Stdio::from(theirs))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .map_err(|error| failed(error.raw_os_error().map_or(Errno::INVAL, Errno::from_raw_os_error)))?;
+        let handle = Handle::new(ForkServer {
+            state: Mutex::new(State { control: Some(Fd::new(ours)), pool: None, pidfd: None }),
+        });
+        if handle.arm(env, reference) { Ok(handle) } else { Err(Failure::At(Place::Select, Errno::NODEV)) }
+    }
+
+    fn arm(&self, env: Env<'_>, reference: Term<'_>) -> bool {
+        let me = enif::self_pid(env);
+        let mut state = self.lock();
+        let Some(control) = &mut state.control else {
+            return false;
+        };
+        enif::arm(env, self, control, Direction::Read, &me, reference)
+    }
+
+    pub(crate) fn read(&self, env: Env<'_>, reference: Term<'_>) -> Vec<Said> {
+        let mut said = Vec::new();
+        loop {
+            let mut guard = self.lock();
+            let State { control, pool, pidfd } = &mut *guard;
+            let Some(socket) = control else {
+                said.push(Said::EndOfFile);
+                return said;
+            };
+            let mut byte = [0];
+            let mut fds = VecDeque::new();
+            match socket::receive(socket.as_fd(), &mut byte, &mut fds, Wait::DontBlock) {
+                Ok(Received::Bytes(_)) if byte == [READY] => {
+                    *pool = fds.pop_front();
+                    *pidfd = fds.pop_front();
+                    said.push(Said::Ready);
+                }
+                Ok(Received::WouldBlock) => {
+                    drop(guard);
+                    if self.arm(env, reference) {
+                        return said;
+                    }
+                }
+                // Without room for its fds it is of no use: it is ended and a new one started later.
+                Ok(Received::Bytes(_) | Received::EndOfFile | Received::FdsCut) | Err(_) => {
+                    drop(guard);
+                    self.close(env);
+                }
+            }
+        }
+    }
+
+    /// SIGKILL, and our ends closed: idle shepherds see end of file and leave.
+    pub(crate) fn kill(&self, env: Env<'_>) {
+        if let Some(pidfd) = &self.lock().pidfd {
+            pidfd_kill(pidfd);
+        }
+        self.close(env);
+    }
+
+    fn close(&self, env: Env<'_>) {
+        let mut state = self.lock();
+        let control = state.control.take();
+        state.pool = None;
+        state.pidfd = None;
+        drop(state);
+        if let Some(control) = control {
+            enif::stop(env, self, control);
+        }
+    }
+}

@@ -1,0 +1,408 @@
+//! Our end of a pipe (later: of a PTY): non-blocking, closed in one place, with a queue for each direction.
+
+use std::io::IoSlice;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use rustix::io::Errno;
+use rustler::{Atom, Binary, Encoder, Env, Monitor, NewBinary, OwnedBinary, Term};
+
+use crate::enif::{self, Cancelled, Direction, Fd, Handle, Resource, ResourceType};
+use crate::error::posix;
+use crate::growth::Growth;
+use crate::queue::Queue;
+use crate::{atoms, count};
+
+/// Reads of up to this many bytes go through the stack and are copied into a binary of their exact size, so
+/// that a byte does not cost the allocation of a large block.
+const SMALL_READ: usize = 4096;
+
+/// How much one call to `write` may put into the pipe before it gives way to other processes.
+const WRITE_SLICE: usize = 1024 * 1024;
+
+/// Segments per writev(2); POSIX promises IOV_MAX >= 16, Linux and macOS have 1,024.
+const WRITE_SEGMENTS: usize = 64;
+
+/// A time slice is about 1 ms (erl_nif, "enif_consume_timeslice"), in which about this much is copied.
+const BYTES_PER_TIMESLICE: usize = 4 * 1024 * 1024;
+
+pub(crate) struct Pipe {
+    state: Mutex<State>,
+}
+
+struct State {
+    /// `None` once closed; then `end` says why.
+    fd: Option<Fd>,
+    end: Option<End>,
+    /// After `finish`: how many bytes are still delivered.
+    remaining: Option<u64>,
+    readers: Queue,
+    writers: Queue,
+    counters: Counters,
+    growth: Growth,
+}
+
+/// What every call gets from now on.
+#[derive(Clone, Copy)]
+enum End {
+    Eof,
+    Error(Atom),
+}
+
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Counters {
+    pub(crate) read_bytes: u64,
+    pub(crate) reads: u64,
+    pub(crate) written_bytes: u64,
+    pub(crate) writes: u64,
+}
+
+/// What a read brought.
+pub(crate) enum Read<'a> {
+    Data(Binary<'a>),
+    Eof,
+    Wait,
+    Error(Atom),
+}
+
+/// How far a write came.
+pub(crate) enum Write<'a> {
+    Done,
+    /// To go on when the pipe has room: the caller will be told.
+    Wait(Term<'a>),
+    /// To go on at once.
+    Again(Term<'a>),
+    Error(Atom),
+}
+
+static RESOURCE_TYPE: ResourceType = ResourceType::new();
+
+impl Resource for Pipe {
+    const NAME: &'static std::ffi::CStr = c"net_runner_pipe";
+
+    fn resource_type() -> &'static ResourceType {
+        &RESOURCE_TYPE
+    }
+
+    fn down(handle: &Handle<Self>, env: Env<'_>, monitor: &Monitor) {
+        let mut state = handle.lock();
+        let State { fd: Some(fd), readers, writers, .. } = &mut *state else {
+            return;
+        };
+        readers.down(env, handle, fd, monitor);
+        writers.down(env, handle, fd, monitor);
+    }
+}
+
+impl Drop for Pipe {
+    fn drop(&mut self) {
+        count::PIPES.down();
+    }
+}
+
+impl Pipe {
+    /// Our end; it must be non-blocking.
+    pub(crate) fn new(fd: OwnedFd) -> Handle<Pipe> {
+        count::PIPES.up();
+        Handle::new(Pipe {
+            state: Mutex::new(State {
+                fd: Some(Fd::new(fd)),
+                end: None,
+                remaining: None,
+                readers: Queue::new(Direction::Read),
+                writers: Queue::new(Direction::Write),
+                counters: Counters::default(),
+                growth: Growth::default(),
+            }),
+        })
+    }
+
+    /// A panic under the lock leaves a state that is still true: each field is changed by one assignment.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn counters(&self) -> Counters {
+        self.lock().counters
+    }
+}
+
+impl Handle<Pipe> {
+    pub(crate) fn read<'a>(&self, env: Env<'a>, reference: Term<'_>, max: usize) -> Read<'a> {
+        let me = enif::self_pid(env);
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        let fd = match (state.end, &mut state.fd) {
+            (Some(End::Eof), _) => return Read::Eof,
+            (Some(End::Error(reason)), _) => return Read::Error(reason),
+            (None, Some(fd)) => fd,
+            (None, None) => return Read::Error(atoms::closed()),
+        };
+        if !state.readers.is_turn_of(&me) {
+            return wait(state.readers.enter(env, self, me, reference));
+        }
+        let max = match state.remaining {
+            None => max,
+            Some(remaining) => max.min(usize::try_from(remaining).unwrap_or(usize::MAX)),
+        };
+        let available = available(fd.as_fd());
+        state.growth.observe(fd.as_fd(), available);
+        match read_binary(env, fd.as_fd(), available, max) {
+            Ok(Some(binary)) => {
+                let length = binary.as_slice().len() as u64;
+                state.counters.read_bytes += length;
+                state.counters.reads += 1;
+                state.readers.leave(env, self, fd, &me);
+                if let Some(remaining) = &mut state.remaining {
+                    *remaining = remaining.saturating_sub(length);
+                    if *remaining == 0 {
+                        state.end = Some(End::Eof);
+                        state.readers.wake_all(env, self, fd);
+                    }
+                }
+                consume_timeslice(env, binary.as_slice().len());
+                Read::Data(binary)
+            }
+            Ok(None) => {
+                state.readers.leave(env, self, fd, &me);
+                Read::Eof
+            }
+            Err(Errno::AGAIN) => {
+                if !state.readers.enter(env, self, me, reference) || state.readers.arm(env, self, fd) {
+                    Read::Wait
+                } else {
+                    state.readers.leave(env, self, fd, &me);
+                    Read::Error(posix(env, Errno::NODEV))
+                }
+            }
+            Err(errno) => {
+                state.readers.leave(env, self, fd, &me);
+                Read::Error(posix(env, errno))
+            }
+        }
+    }
+
+    pub(crate) fn write<'a>(&self, env: Env<'a>, reference: Term<'_>, iovec: Term<'a>) -> Option<Write<'a>> {
+        let me = enif::self_pid(env);
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        let fd = match (state.end, &mut state.fd) {
+            (Some(End::Error(reason)), _) => return Some(Write::Error(reason)),
+            (_, Some(fd)) => fd,
+            (_, None) => return Some(Write::Error(atoms::closed())),
+        };
+        if !state.writers.is_turn_of(&me) {
+            return Some(if state.writers.enter(env, self, me, reference) {
+                Write::Wait(iovec)
+            } else {
+                Write::Error(atoms::closed())
+            });
+        }
+        let progress = write_list(env, fd.as_fd(), iovec)?;
+        state.counters.written_bytes += progress.bytes as u64;
+        state.counters.writes += u64::from(progress.bytes > 0);
+        consume_timeslice(env, progress.bytes);
+        Some(match progress.stop {
+            Stop::Done => {
+                state.writers.leave(env, self, fd, &me);
+                Write::Done
+            }
+            Stop::Slice => {
+                state.writers.enter(env, self, me, reference);
+                Write::Again(progress.rest)
+            }
+            Stop::Full => {
+                if !state.writers.enter(env, self, me, reference) || state.writers.arm(env, self, fd) {
+                    Write::Wait(progress.rest)
+                } else {
+                    state.writers.leave(env, self, fd, &me);
+                    Write::Error(posix(env, Errno::NODEV))
+                }
+            }
+            Stop::Error(errno) => {
+                state.writers.leave(env, self, fd, &me);
+                Write::Error(posix(env, errno))
+            }
+        })
+    }
+
+    pub(crate) fn cancel(&self, env: Env<'_>, direction: Direction) -> Cancelled {
+        let me = enif::self_pid(env);
+        let mut guard = self.lock();
+        let State { fd, readers, writers, .. } = &mut *guard;
+        let queue = match direction {
+            Direction::Read => readers,
+            Direction::Write => writers,
+        };
+        queue.cancel(env, self, fd.as_mut(), &me)
+    }
+
+    /// Closes our end. The first reason stays.
+    pub(crate) fn close(&self, env: Env<'_>, reason: Atom) {
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        let Some(fd) = state.fd.take() else {
+            return;
+        };
+        state.end = Some(End::Error(reason));
+        state.growth = Growth::default();
+        state.readers.wake_all(env, self, &fd);
+        state.writers.wake_all(env, self, &fd);
+        drop(guard);
+        enif::stop(env, self, fd);
+    }
+
+    /// Delivers what is in the pipe now, then end of file.
+    pub(crate) fn finish(&self, env: Env<'_>) {
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        let (None, Some(fd)) = (state.end, &mut state.fd) else {
+            return;
+        };
+        let remaining = available(fd.as_fd());
+        state.remaining = Some(remaining as u64);
+        if remaining == 0 {
+            state.end = Some(End::Eof);
+            state.readers.wake_all(env, self, fd);
+        }
+    }
+}
+
+fn wait<'a>(entered: bool) -> Read<'a> {
+    if entered { Read::Wait } else { Read::Error(atoms::closed()) }
+}
+
+/// What can be read now; 0 when the system does not say.
+fn available(fd: BorrowedFd<'_>) -> usize {
+    rustix::io::ioctl_fionread(fd).ok().and_then(|count| usize::try_from(count).ok()).unwrap_or(0)
+}
+
+/// At most `max` bytes as a binary of their exact size, of about `available` that are there; `None` at end
+/// of file.
+fn read_binary<'a>(
+    env: Env<'a>,
+    fd: BorrowedFd<'_>,
+    available: usize,
+    max: usize,
+) -> Result<Option<Binary<'a>>, Errno> {
+    let expected = available.min(max);
+    if expected <= SMALL_READ {
+        let mut buffer = [0; SMALL_READ];
+        let count = read_bytes(fd, &mut buffer[..max.min(SMALL_READ)])?;
+        if count == 0 {
+            return Ok(None);
+        }
+        let mut binary = NewBinary::new(env, count);
+        binary.as_mut_slice().copy_from_slice(&buffer[..count]);
+        return Ok(Some(binary.into()));
+    }
+    let mut binary = OwnedBinary::new(expected);
+    let count = read_bytes(fd, binary.as_mut_slice())?;
+    if count == 0 {
+        return Ok(None);
+    }
+    if count < expected {
+        binary.realloc_or_copy(count);
+    }
+    Ok(Some(binary.release(env)))
+}
+
+/// read(2); a PTY's EIO is its end of file (the last follower was closed).
+fn read_bytes(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<usize, Errno> {
+    match rustix::io::retry_on_intr(|| rustix::io::read(fd, &mut *buffer)) {
+        Err(Errno::IO) => Ok(0),
+        other => other,
+    }
+}
+
+enum Stop {
+    Done,
+    /// The pipe is full.
+    Full,
+    /// Enough for one call.
+    Slice,
+    Error(Errno),
+}
+
+struct Progress<'a> {
+    bytes: usize,
+    stop: Stop,
+    /// What has not been written.
+    rest: Term<'a>,
+}
+
+/// Writes a list of binaries from its start; `None` when it is something else.
+fn write_list<'a>(env: Env<'a>, fd: BorrowedFd<'_>, list: Term<'a>) -> Option<Progress<'a>> {
+    let mut bytes = 0;
+    let mut rest = list;
+    loop {
+        let (segments, behind) = take_segments(rest)?;
+        if segments.is_empty() {
+            return Some(Progress { bytes, stop: Stop::Done, rest: behind });
+        }
+        let slices: Vec<IoSlice<'_>> =
+            segments.iter().map(|segment| IoSlice::new(segment.as_slice())).collect();
+        let length: usize = slices.iter().map(|slice| slice.len()).sum();
+        let stop = match rustix::io::retry_on_intr(|| rustix::io::writev(fd, &slices)) {
+            Ok(written) => {
+                bytes += written;
+                rest = unwritten(env, &segments, written, behind)?;
+                match written < length {
+                    true => Some(Stop::Full),
+                    false if bytes >= WRITE_SLICE => Some(Stop::Slice),
+                    false => None,
+                }
+            }
+            Err(Errno::AGAIN) => Some(Stop::Full),
+            Err(errno) => Some(Stop::Error(errno)),
+        };
+        match stop {
+            Some(Stop::Slice) if rest.is_empty_list() => {
+                return Some(Progress { bytes, stop: Stop::Done, rest });
+            }
+            Some(stop) => return Some(Progress { bytes, stop, rest }),
+            None => {}
+        }
+    }
+}
+
+/// The first non-empty binaries of a list, and the list behind them.
+fn take_segments<'a>(list: Term<'a>) -> Option<(Vec<Binary<'a>>, Term<'a>)> {
+    let mut segments = Vec::with_capacity(4);
+    let mut rest = list;
+    while segments.len() < WRITE_SEGMENTS && !rest.is_empty_list() {
+        let (head, tail) = rest.list_get_cell().ok()?;
+        let segment = head.decode_as_binary().ok()?;
+        if !segment.as_slice().is_empty() {
+            segments.push(segment);
+        }
+        rest = tail;
+    }
+    Some((segments, rest))
+}
+
+/// The segments without their first `written` bytes, in front of `behind`. No byte is copied.
+fn unwritten<'a>(
+    env: Env<'a>,
+    segments: &[Binary<'a>],
+    written: usize,
+    behind: Term<'a>,
+) -> Option<Term<'a>> {
+    let mut skip = written;
+    let mut left: Vec<Binary<'a>> = Vec::new();
+    for segment in segments {
+        let length = segment.as_slice().len();
+        if skip >= length {
+            skip -= length;
+        } else {
+            left.push(segment.make_subbinary(skip, length - skip).ok()?);
+            skip = 0;
+        }
+    }
+    Some(left.into_iter().rev().fold(behind, |list, segment| list.list_prepend(segment.encode(env))))
+}
+
+fn consume_timeslice(env: Env<'_>, bytes: usize) {
+    let percent = (bytes * 100 / BYTES_PER_TIMESLICE).clamp(1, 100);
+    rustler::schedule::consume_timeslice(env, i32::try_from(percent).unwrap_or(100));
+}

@@ -1,0 +1,217 @@
+//! Fork and exec. Between the two only async-signal-safe calls are made (signal-safety(7)), and nothing
+//! allocates: the child of [`start`] runs in our memory, and a child of fork(2) must not rely on locks.
+//! It ends with `_exit`: exit handlers and buffers are the parent's.
+
+use std::ffi::{c_int, c_void};
+use std::os::fd::{BorrowedFd, OwnedFd};
+
+use protocol::Stage;
+use rustix::io::Errno;
+use rustix::process::Pid;
+
+use crate::os;
+use crate::plan::Plan;
+
+/// What the child has of the parent's: alive and unchanged until the child has exec'd or ended.
+struct Job<'a> {
+    plan: &'a Plan,
+    error_pipe: BorrowedFd<'a>,
+}
+
+pub(crate) struct Child {
+    pub(crate) pid: Pid,
+    /// Where the system has pidfds.
+    pub(crate) pidfd: Option<OwnedFd>,
+}
+
+/// What goes through the error pipe when the child cannot become the command.
+pub(crate) const FAILURE_BYTES: usize = 5;
+
+/// Starts a child that becomes the command, or writes why it cannot to `error_pipe` and ends.
+pub(crate) fn start(plan: &Plan, error_pipe: BorrowedFd<'_>) -> Result<Child, Errno> {
+    use nix::sys::signal::{SigSet, SigmaskHow};
+    let job = Job { plan, error_pipe };
+    // No handler of ours may run in the child, nor in us while it borrows our memory.
+    let from_nix = |errno: nix::errno::Errno| Errno::from_raw_os_error(errno as i32);
+    let mask = SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK).map_err(from_nix)?;
+    let child = fork_for(&job);
+    mask.thread_set_mask().map_err(from_nix)?;
+    child
+}
+
+#[cfg(target_os = "linux")]
+fn fork_for(job: &Job<'_>) -> Result<Child, Errno> {
+    use std::os::fd::FromRawFd;
+    const STACK_BYTES: usize = 64 * 1024;
+    let stack = stack::Stack::new(STACK_BYTES)?;
+    let argument = std::ptr::from_ref(job).cast_mut().cast::<c_void>();
+    // clone(2): without its page tables copied, the child costs a third of what fork's does. CLONE_VFORK
+    // suspends us until it has exec'd or ended, so it is alone in our memory.
+    let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
+    let mut pidfd: c_int = -1;
+    let clone = |flags, pidfd: &mut c_int| {
+        // SAFETY: the child has a stack of its own, `argument` outlives it (CLONE_VFORK), and `run_child`
+        // never returns. It shares our memory but no fd table, signal handlers or directory.
+        let pid = unsafe {
+            libc::clone(run_child, stack.top(), flags, argument, std::ptr::from_mut::<c_int>(pidfd))
+        };
+        Pid::from_raw(pid).filter(|_| pid > 0).ok_or_else(os::last_errno)
+    };
+    let pid = match clone(flags | libc::CLONE_PIDFD, &mut pidfd) {
+        // A kernel, or a sandbox, that knows no CLONE_PIDFD.
+        Err(Errno::INVAL) => clone(flags, &mut pidfd)?,
+        other => other?,
+    };
+    // SAFETY: clone(2) has put a new fd there, or left it -1.
+    let pidfd = (pidfd >= 0).then(|| unsafe { OwnedFd::from_raw_fd(pidfd) });
+    Ok(Child { pid, pidfd })
+}
+
+#[cfg(not(target_os = "linux"))]
+fn fork_for(job: &Job<'_>) -> Result<Child, Errno> {
+    match fork()? {
+        Forked::Parent(pid) => Ok(Child { pid, pidfd: None }),
+        Forked::Child => {
+            run_child(std::ptr::from_ref(job).cast_mut().cast());
+            exit_now()
+        }
+    }
+}
+
+extern "C" fn run_child(argument: *mut c_void) -> c_int {
+    // SAFETY: `argument` is the `Job` that `fork_for` has on its stack.
+    let job = unsafe { &*argument.cast::<Job<'_>>() };
+    let (stage, errno) = become_command(job.plan);
+    let mut failure = [0; FAILURE_BYTES];
+    failure[0] = stage.number();
+    failure[1..].copy_from_slice(&errno.raw_os_error().to_le_bytes());
+    // Less than PIPE_BUF: written whole or not at all (pipe(7)). Without a reader there is nobody to tell.
+    let _ = rustix::io::write(job.error_pipe, &failure);
+    exit_now()
+}
+
+fn exit_now() -> ! {
+    // SAFETY: _exit(2) runs nothing of ours.
+    unsafe { libc::_exit(127) }
+}
+
+/// Returns only when it fails.
+fn become_command(plan: &Plan) -> (Stage, Errno) {
+    if let Err(errno) = set_up(plan) {
+        return (Stage::Setup, errno);
+    }
+    if let Err(errno) = change_directory(plan) {
+        return (Stage::Cd, errno);
+    }
+    // Here: limits, cgroup, credentials. After credentials, for the kernel clears it with them (prctl(2)):
+    if let Err(errno) = os::die_with_parent() {
+        return (Stage::Setup, errno);
+    }
+    // A parent that died before that sends nothing any more.
+    if rustix::process::getppid() != Some(plan.shepherd) {
+        exit_now();
+    }
+    // The last step: from here on a signal acts.
+    if let Err(errno) = os::reset_signal_mask() {
+        return (Stage::Setup, errno);
+    }
+    (Stage::Exec, exec(plan))
+}
+
+fn set_up(plan: &Plan) -> Result<(), Errno> {
+    rustix::process::setsid()?;
+    os::restore_default_signals()?;
+    plan.stdio.install()?;
+    rustix::process::umask(plan.umask);
+    Ok(())
+}
+
+fn change_directory(plan: &Plan) -> Result<(), Errno> {
+    rustix::process::fchdir(&plan.directory)?;
+    plan.path().map_or(Ok(()), rustix::process::chdir)
+}
+
+/// As execvp(3), but without its `/bin/sh` for files of no known format.
+fn exec(plan: &Plan) -> Errno {
+    let mut failure = Errno::NOENT;
+    for candidate in &plan.candidates {
+        // SAFETY: C strings and null-terminated arrays of them, which live in `plan`.
+        unsafe { libc::execve(candidate.as_ptr(), plan.argv.as_ptr(), plan.env.as_ptr()) };
+        match os::last_errno() {
+            // It is there and must not be run; but another may.
+            Errno::ACCESS => failure = Errno::ACCESS,
+            errno if !plan.searched => failure = errno,
+            Errno::NOENT
+            | Errno::NOTDIR
+            | Errno::STALE
+            | Errno::NODEV
+            | Errno::TIMEDOUT
+            | Errno::NAMETOOLONG => {}
+            errno => return errno,
+        }
+    }
+    failure
+}
+
+pub(crate) enum Forked {
+    Parent(Pid),
+    Child,
+}
+
+/// fork(2).
+pub(crate) fn fork() -> Result<Forked, Errno> {
+    // SAFETY: this process has one thread, so the child may do whatever the parent may.
+    match unsafe { libc::fork() } {
+        0 => Ok(Forked::Child),
+        pid => Pid::from_raw(pid).filter(|_| pid > 0).map(Forked::Parent).ok_or_else(os::last_errno),
+    }
+}
+
+#[cfg(target_os = "linux")]
+mod stack {
+    use std::ffi::c_void;
+
+    use rustix::io::Errno;
+
+    use crate::os;
+
+    /// Memory for the child to run on, with a page below it that nothing may touch.
+    pub(super) struct Stack {
+        base: *mut c_void,
+        size: usize,
+    }
+
+    /// At least a page, on every system.
+    const GUARD_BYTES: usize = 64 * 1024;
+
+    impl Stack {
+        pub(super) fn new(bytes: usize) -> Result<Stack, Errno> {
+            let size = GUARD_BYTES + bytes;
+            let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_STACK;
+            // SAFETY: a new mapping, at an address of the kernel's choice.
+            let base = unsafe { libc::mmap(std::ptr::null_mut(), size, libc::PROT_NONE, flags, -1, 0) };
+            if base == libc::MAP_FAILED {
+                return Err(os::last_errno());
+            }
+            let stack = Stack { base, size };
+            let usable = base.wrapping_byte_add(GUARD_BYTES);
+            // SAFETY: inside the mapping just made, which nothing uses yet.
+            match unsafe { libc::mprotect(usable, bytes, libc::PROT_READ | libc::PROT_WRITE) } {
+                0 => Ok(stack),
+                _ => Err(os::last_errno()),
+            }
+        }
+
+        /// Stacks grow down; the end of a page is aligned for every ABI.
+        pub(super) fn top(&self) -> *mut c_void {
+            self.base.wrapping_byte_add(self.size)
+        }
+    }
+
+    impl Drop for Stack {
+        fn drop(&mut self) {
+            // SAFETY: our own mapping; the child that ran on it has exec'd or ended.
+            unsafe { libc::munmap(self.base, self.size) };
+        }
+    }
+}

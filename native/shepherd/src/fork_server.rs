@@ -1,0 +1,191 @@
+//! The fork server: forks shepherds, keeps some ready, and ends what a shepherd leaves that was killed.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+use protocol::socket::{self, Received, Wait};
+use protocol::{ADOPT, Event, FORK_AHEAD, IDLE, Message, READY, Stage};
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use rustix::process::WaitOptions;
+
+use crate::child::{Forked, fork};
+use crate::descendants;
+use crate::os::{self, Signal, Watched};
+use crate::supervise;
+
+/// How many shepherds wait for a command.
+const IDLE_SHEPHERDS: usize = 4;
+/// Orphans are killed again after so long, if none has ended before; each time it doubles.
+const FIRST_PAUSE: Duration = Duration::from_millis(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+/// Fd 0, if it is a socket: moved to 3 or above, and /dev/null put on 0, 1 and 2.
+pub(crate) fn take_control_socket() -> Option<OwnedFd> {
+    rustix::net::sockopt::socket_type(rustix::stdio::stdin()).ok()?;
+    let control = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3).ok()?;
+    let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).ok()?;
+    rustix::stdio::dup2_stdin(&null).ok()?;
+    rustix::stdio::dup2_stdout(&null).ok()?;
+    rustix::stdio::dup2_stderr(&null).ok()?;
+    Some(control)
+}
+
+/// Returns when the VM and all shepherds are gone.
+pub(crate) fn run(control: OwnedFd) -> Result<(), Errno> {
+    os::close_all_but(control.as_fd());
+    // EPERM: it leads a session already.
+    let _ = rustix::process::setsid();
+    rustix::process::chdir("/")?;
+    os::become_subreaper()?;
+    os::ignore_terminal_and_stop_signals()?;
+    os::watch_children()?;
+    let pool = announce(control.as_fd())?;
+    let vm = Vm { control, pool };
+    ForkServer { vm: Some(vm), shepherds: BTreeSet::new(), to_fork: IDLE_SHEPHERDS, orphans: None }.serve()
+}
+
+/// `READY`, with the VM's end of the pool socket and our pidfd. Returns our end.
+fn announce(control: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
+    let (ours, vms) = socket::pair()?;
+    let pidfd = os::own_pidfd();
+    let fds: Vec<BorrowedFd<'_>> = [&vms].into_iter().chain(&pidfd).map(AsFd::as_fd).collect();
+    socket::send(control, &[READY], &fds, Wait::Block)?;
+    Ok(ours)
+}
+
+struct Vm {
+    control: OwnedFd,
+    pool: OwnedFd,
+}
+
+struct ForkServer {
+    /// `None` when it is gone.
+    vm: Option<Vm>,
+    shepherds: BTreeSet<i32>,
+    /// Idle shepherds that are missing.
+    to_fork: usize,
+    /// A shepherd has ended badly: there may be children that are not shepherds. The next pause.
+    orphans: Option<Duration>,
+}
+
+impl ForkServer {
+    fn serve(mut self) -> Result<(), Errno> {
+        loop {
+            self.obey();
+            self.fork_ahead();
+            if !self.reap()? && self.vm.is_none() {
+                return Ok(());
+            }
+            self.kill_orphans();
+            let watched =
+                self.vm.as_ref().map(|vm| Watched { fd: vm.control.as_fd(), read: true, write: false });
+            os::wait(watched.as_slice(), self.orphans)?;
+        }
+    }
+
+    fn obey(&mut self) {
+        while let Some(vm) = &self.vm {
+            let mut byte = [0];
+            let mut fds = VecDeque::new();
+            match socket::receive(vm.control.as_fd(), &mut byte, &mut fds, Wait::DontBlock) {
+                Ok(Received::Bytes(_)) => match (byte[0], fds.pop_front()) {
+                    (FORK_AHEAD, None) => self.to_fork += 1,
+                    (ADOPT, Some(theirs)) => self.adopt(theirs),
+                    // Nonsense: it can be no VM of ours.
+                    _ => self.vm = None,
+                },
+                Ok(Received::WouldBlock) => return,
+                // No room for the fd that came with ADOPT: it is closed, which its other end sees.
+                Ok(Received::FdsCut) => {}
+                Ok(Received::EndOfFile) | Err(_) => self.vm = None,
+            }
+        }
+    }
+
+    fn adopt(&mut self, theirs: OwnedFd) {
+        if let Err((theirs, errno)) = self.fork_shepherd(theirs) {
+            let failed = Event::Failed { stage: Stage::Fork, errno: errno.raw_os_error() };
+            let _ = socket::send(theirs.as_fd(), &failed.encode(), &[], Wait::DontBlock);
+        }
+    }
+
+    /// What fails is tried again at the next occasion.
+    fn fork_ahead(&mut self) {
+        while self.to_fork > 0 && self.vm.is_some() {
+            let Ok((ours, vms)) = socket::pair() else {
+                return;
+            };
+            if self.fork_shepherd(ours).is_err() {
+                return;
+            }
+            self.to_fork -= 1;
+            if let Some(vm) = &self.vm {
+                // If that fails, the new shepherd sees the end of file and goes.
+                let _ = socket::send(vm.pool.as_fd(), &[IDLE], &[vms.as_fd()], Wait::DontBlock);
+            }
+        }
+    }
+
+    /// Our copy of the socket is closed before this returns: while another process has it too, nobody sees
+    /// that the shepherd it was made for has ended.
+    fn fork_shepherd(&mut self, socket: OwnedFd) -> Result<(), (OwnedFd, Errno)> {
+        match fork() {
+            Ok(Forked::Parent(pid)) => {
+                self.shepherds.insert(pid.as_raw_nonzero().get());
+                Ok(())
+            }
+            Ok(Forked::Child) => become_shepherd(socket),
+            Err(errno) => Err((socket, errno)),
+        }
+    }
+
+    /// `false`: there is no child.
+    fn reap(&mut self) -> Result<bool, Errno> {
+        loop {
+            match rustix::process::wait(WaitOptions::NOHANG) {
+                Ok(Some((pid, status))) => {
+                    let was_shepherd = self.shepherds.remove(&pid.as_raw_nonzero().get());
+                    // A shepherd ends with 0 only when nothing of its command is left.
+                    if !was_shepherd || status.exit_status() != Some(0) {
+                        self.orphans = Some(FIRST_PAUSE);
+                    }
+                }
+                Ok(None) => return Ok(true),
+                Err(Errno::CHILD) => return Ok(false),
+                Err(Errno::INTR) => {}
+                Err(errno) => return Err(errno),
+            }
+        }
+    }
+
+    /// SIGKILL to every child that is not a shepherd and to all below it, until there is none.
+    fn kill_orphans(&mut self) {
+        let Some(pause) = self.orphans.take() else {
+            return;
+        };
+        let shepherds = &self.shepherds;
+        descendants::visit(
+            |pid| !shepherds.contains(&pid.as_raw_nonzero().get()),
+            |descendant| {
+                descendant.signal(Signal::KILL);
+                self.orphans = Some((pause * 2).min(LONGEST_PAUSE));
+            },
+        );
+    }
+}
+
+/// Forked, not exec'd, so close-on-exec closes nothing: first everything but the own socket goes.
+fn become_shepherd(socket: OwnedFd) -> ! {
+    os::close_all_but(socket.as_fd());
+    let ended = std::panic::catch_unwind(|| supervise::run(socket));
+    std::process::exit(match ended {
+        Ok(Ok(())) => 0,
+        Ok(Err(_)) => i32::from(crate::OS_ERROR),
+        Err(_) => PANICKED,
+    })
+}
+
+/// What Rust itself exits with after a panic.
+const PANICKED: i32 = 101;

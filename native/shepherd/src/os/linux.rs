@@ -1,0 +1,303 @@
+//! Linux: subreaper, pidfds, /proc, and waiting for children without reaping them.
+
+use std::ffi::c_int;
+use std::fmt::Write as _;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+use nix::poll::{PollFd, PollFlags, ppoll};
+use nix::sys::signal::SigSet;
+use nix::sys::time::TimeSpec;
+use protocol::{Exit, Rusage};
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, WaitId, WaitIdOptions, getpid, pidfd_open};
+
+use super::unix::{from_nix, last_errno};
+use super::{Process, Signal, Watched, Woken};
+
+/// Orphaned descendants become children of this process (prctl(2)): nothing gets away by forking twice.
+pub(crate) fn become_subreaper() -> Result<(), Errno> {
+    rustix::process::set_child_subreaper(Some(getpid()))
+}
+
+/// SIGKILL to this process when its parent ends. Cleared when credentials change, so it is set after them.
+pub(crate) fn die_with_parent() -> Result<(), Errno> {
+    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
+}
+
+/// The default disposition for one signal. The raw call also takes 32 and 33, which libc keeps to itself.
+pub(crate) fn reset_disposition(number: c_int) {
+    // The kernel's struct sigaction of zeros: SIG_DFL, no flags, no restorer, an empty mask. It is four
+    // words at most; the kernel reads as much as its own struct has.
+    let default = [0_u64; 4];
+    const KERNEL_SIGSET_BYTES: usize = 8;
+    // SAFETY: rt_sigaction(2) reads `default`, which outlives the call; SIGKILL and SIGSTOP are refused.
+    unsafe {
+        libc::syscall(
+            libc::SYS_rt_sigaction,
+            number,
+            default.as_ptr(),
+            std::ptr::null_mut::<u64>(),
+            KERNEL_SIGSET_BYTES,
+        )
+    };
+}
+
+/// Closes every fd from 3 up but `keep`.
+pub(crate) fn close_all_but(keep: BorrowedFd<'_>) {
+    const FIRST: u32 = 3;
+    let keep = keep.as_raw_fd().unsigned_abs();
+    let below = keep <= FIRST || close_range(FIRST, keep - 1);
+    let above = close_range(keep + 1, u32::MAX);
+    if below && above {
+        return;
+    }
+    // Before Linux 5.9: one by one. What is open is in /proc; without that, all that may be open.
+    let open: Vec<u32> = match std::fs::read_dir("/proc/self/fd") {
+        Ok(entries) => entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect(),
+        Err(_) => {
+            let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+            (0..u32::try_from(limit.unwrap_or(1 << 20)).unwrap_or(1 << 20)).collect()
+        }
+    };
+    for fd in open.into_iter().filter(|fd| *fd >= FIRST && *fd != keep) {
+        // SAFETY: nothing that is used later owns an fd other than 0, 1, 2 and `keep`.
+        unsafe { libc::close(fd.cast_signed()) };
+    }
+}
+
+fn close_range(first: u32, last: u32) -> bool {
+    // SAFETY: close_range(2); nothing that is used later owns an fd in this range.
+    unsafe { libc::syscall(libc::SYS_close_range, first, last, 0_u32) == 0 }
+}
+
+/// Waits until an fd may be ready, a child has ended or the time is up.
+pub(crate) fn wait(watched: &[Watched<'_>], timeout: Option<Duration>) -> Result<Woken, Errno> {
+    let mut fds: Vec<PollFd<'_>> = watched
+        .iter()
+        .map(|watched| {
+            let mut events = PollFlags::empty();
+            events.set(PollFlags::POLLIN, watched.read);
+            events.set(PollFlags::POLLOUT, watched.write);
+            PollFd::new(watched.fd, events)
+        })
+        .collect();
+    match ppoll(&mut fds, timeout.map(TimeSpec::from_duration), Some(SigSet::empty())) {
+        Ok(_) => Ok(Woken::ByFdOrTime),
+        Err(nix::errno::Errno::EINTR) => Ok(Woken::ByChild),
+        Err(errno) => Err(from_nix(errno)),
+    }
+}
+
+/// That the peer has closed its end, or at least its sending direction (poll(2)).
+pub(crate) const HANG_UP: rustix::event::PollFlags = rustix::event::PollFlags::RDHUP;
+
+/// Whether the peer has closed its end, or at least its sending direction.
+pub(crate) fn hung_up(socket: BorrowedFd<'_>) -> bool {
+    use rustix::event::{PollFd, poll};
+    let mut fds = [PollFd::from_borrowed_fd(socket, HANG_UP)];
+    let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
+    poll(&mut fds, Some(&now)).is_ok_and(|ready| ready > 0)
+}
+
+/// A pidfd of this process; `None` before Linux 5.3.
+pub(crate) fn own_pidfd() -> Option<OwnedFd> {
+    pidfd_open(getpid(), PidfdFlags::empty()).ok()
+}
+
+/// A child that has ended and is not reaped yet. It stays so.
+pub(crate) fn ended_child() -> Result<Option<Pid>, Errno> {
+    Ok(waitid(libc::P_ALL, 0)?.and_then(|ended| ended.pid))
+}
+
+/// How `child` has ended and what it used; `None` while it runs. It is not reaped: its pid, and with it the
+/// number of its group, can belong to nobody else.
+pub(crate) fn exit_of(child: Pid) -> Result<Option<(Exit, Rusage)>, Errno> {
+    Ok(waitid(libc::P_PID, child.as_raw_nonzero().get().cast_unsigned())?
+        .map(|ended| (ended.exit, ended.rusage)))
+}
+
+struct Ended {
+    pid: Option<Pid>,
+    exit: Exit,
+    rusage: Rusage,
+}
+
+/// waitid(2) with the fifth argument that libc leaves out (waitid(2), "C library/kernel differences").
+fn waitid(id_type: libc::idtype_t, id: libc::id_t) -> Result<Option<Ended>, Errno> {
+    let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
+    // Zeroed, so that "nothing has ended" is seen as pid 0.
+    let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
+    let mut usage = MaybeUninit::<libc::rusage>::zeroed();
+    let result = loop {
+        // SAFETY: both pointers are to structs of the size that waitid(2) writes.
+        let result = unsafe {
+            libc::syscall(libc::SYS_waitid, id_type, id, info.as_mut_ptr(), options, usage.as_mut_ptr())
+        };
+        match result {
+            0 => break Ok(()),
+            _ => match last_errno() {
+                Errno::INTR => {}
+                errno => break Err(errno),
+            },
+        }
+    };
+    match result {
+        Err(Errno::CHILD) => return Ok(None),
+        other => other?,
+    }
+    // SAFETY: zeros are a siginfo_t, and so is what the kernel wrote over them.
+    let info = unsafe { info.assume_init() };
+    // SAFETY: as above.
+    let usage = unsafe { usage.assume_init() };
+    // SAFETY: waitid(2) fills in si_pid, or leaves it 0.
+    let pid = Pid::from_raw(unsafe { info.si_pid() });
+    if pid.is_none() {
+        return Ok(None);
+    }
+    // SAFETY: with a pid, waitid(2) has filled in si_status.
+    let status = unsafe { info.si_status() };
+    let number = u8::try_from(status & 0xff).unwrap_or(0);
+    let exit = match info.si_code {
+        libc::CLD_EXITED => Exit::Status(number),
+        code => Exit::Signal { signal: number, core_dumped: code == libc::CLD_DUMPED },
+    };
+    Ok(Some(Ended { pid, exit, rusage: rusage(&usage) }))
+}
+
+fn rusage(usage: &libc::rusage) -> Rusage {
+    let microseconds = |time: libc::timeval| number(time.tv_sec) * 1_000_000 + number(time.tv_usec);
+    Rusage {
+        user_us: microseconds(usage.ru_utime),
+        system_us: microseconds(usage.ru_stime),
+        // In KiB here (getrusage(2)).
+        max_rss_bytes: number(usage.ru_maxrss) * 1024,
+        minor_faults: number(usage.ru_minflt),
+        major_faults: number(usage.ru_majflt),
+        blocks_in: number(usage.ru_inblock),
+        blocks_out: number(usage.ru_oublock),
+        voluntary_switches: number(usage.ru_nvcsw),
+        involuntary_switches: number(usage.ru_nivcsw),
+    }
+}
+
+fn number(value: libc::c_long) -> u64 {
+    u64::try_from(value).unwrap_or(0)
+}
+
+/// Whether a child lives; zombies do not. Without WEXITED, waitid(2) has nothing to wait for in a zombie
+/// and fails with ECHILD when there is nothing else. As every descendant of a subreaper is its child or
+/// below one, "no" means that no descendant is alive.
+pub(crate) fn any_child_alive(_group: Pid) -> bool {
+    let options = WaitIdOptions::STOPPED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+    !matches!(rustix::process::waitid(WaitId::All, options), Err(Errno::CHILD))
+}
+
+/// All processes that /proc shows, by rising pid; `None` without /proc. Read while it goes: a process that
+/// appears during the walk, with a higher pid, is found by it.
+pub(crate) fn processes() -> Option<impl Iterator<Item = Process>> {
+    let entries = std::fs::read_dir("/proc").ok()?;
+    // Without a process in it, it is not a proc file system.
+    process(getpid())?;
+    Some(entries.filter_map(|entry| {
+        let pid = entry.ok()?.file_name().to_str()?.parse().ok()?;
+        process(Pid::from_raw(pid)?)
+    }))
+}
+
+/// One process; `None` when there is none.
+pub(crate) fn process(pid: Pid) -> Option<Process> {
+    let mut path = String::with_capacity(24);
+    write!(path, "/proc/{pid}/stat").ok()?;
+    let file = rustix::fs::open(path.as_str(), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()?;
+    // The fields that are used end within 64 + 20 * 20 bytes.
+    let mut buffer = [0; 512];
+    let length = rustix::io::read(&file, &mut buffer).ok()?;
+    parse_stat(pid, &buffer[..length])
+}
+
+/// proc_pid_stat(5). The name of the program may hold spaces and parentheses: what counts comes after the
+/// last `)`.
+fn parse_stat(pid: Pid, stat: &[u8]) -> Option<Process> {
+    let end_of_name = stat.iter().rposition(|byte| *byte == b')')?;
+    let rest = std::str::from_utf8(&stat[end_of_name + 1..]).ok()?;
+    let mut fields = rest.split_ascii_whitespace();
+    let state = fields.next()?;
+    let parent = fields.next()?.parse().ok()?;
+    let group = fields.next()?.parse().ok()?;
+    // Field 20; group was field 5.
+    let threads: i32 = fields.nth(14)?.parse().ok()?;
+    // A thread group whose leader has ended while others run shows the leader's Z.
+    Some(Process { pid, parent, group, alive: !matches!(state, "Z" | "X") || threads > 1 })
+}
+
+/// A process that is signalled, or nothing: its pid may go to another meanwhile.
+pub(crate) struct PinnedProcess(Pinned);
+
+enum Pinned {
+    Pidfd(OwnedFd),
+    /// Before Linux 5.3.
+    Number(Pid),
+}
+
+/// Pins a process; `None` when there is none.
+pub(crate) fn pin(pid: Pid) -> Option<PinnedProcess> {
+    match pidfd_open(pid, PidfdFlags::empty()) {
+        Ok(pidfd) => Some(PinnedProcess(Pinned::Pidfd(pidfd))),
+        Err(Errno::SRCH) => None,
+        Err(_) => Some(PinnedProcess(Pinned::Number(pid))),
+    }
+}
+
+impl PinnedProcess {
+    pub(crate) fn signal(&self, signal: Signal) -> Result<(), Errno> {
+        let pidfd = match &self.0 {
+            Pinned::Number(pid) => return super::kill_process(*pid, signal),
+            Pinned::Pidfd(pidfd) => pidfd.as_fd().as_raw_fd(),
+        };
+        let no_info = std::ptr::null::<libc::siginfo_t>();
+        // SAFETY: pidfd_send_signal(2) with an open pidfd and no siginfo.
+        match unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd, signal.0, no_info, 0_u32) } {
+            0 => Ok(()),
+            _ => Err(last_errno()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(stat: &str) -> Option<Process> {
+        parse_stat(Pid::from_raw(7).unwrap(), stat.as_bytes())
+    }
+
+    #[test]
+    fn a_program_name_may_hold_anything() {
+        for name in ["sh", "a b", ") Z 1 1 (", ")", "((", "\n"] {
+            let found = parse(&format!("7 ({name}) S 3 4 5 0 -1 0 0 0 0 0 0 0 0 0 20 0 1 0 9 0")).unwrap();
+            assert_eq!((found.parent, found.group, found.alive), (3, 4, true), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_zombie_is_dead_unless_a_thread_runs_on() {
+        assert!(!parse("7 (a) Z 3 4 5 0 -1 0 0 0 0 0 0 0 0 0 20 0 1 0 9").unwrap().alive);
+        assert!(parse("7 (a) Z 3 4 5 0 -1 0 0 0 0 0 0 0 0 0 20 0 2 0 9").unwrap().alive);
+    }
+
+    #[test]
+    fn a_cut_line_is_no_process() {
+        assert_eq!(parse("7 (a) S 3"), None);
+        assert_eq!(parse(""), None);
+    }
+
+    #[test]
+    fn this_process_is_in_the_table() {
+        let me = processes().unwrap().find(|process| process.pid == getpid()).unwrap();
+        assert!(me.alive);
+        assert_eq!(me.parent, Pid::as_raw(rustix::process::getppid()));
+    }
+}

@@ -1,0 +1,53 @@
+//! What the systems do differently, behind the same functions. `unix` is what they do alike.
+
+mod unix;
+pub(crate) use unix::{
+    Signal, ignore_terminal_and_stop_signals, kill_group, kill_process, last_errno, reset_signal_mask,
+    restore_default_signals, watch_children,
+};
+
+#[cfg(target_os = "linux")]
+mod linux;
+#[cfg(target_os = "linux")]
+pub(crate) use linux::{
+    HANG_UP, PinnedProcess, any_child_alive, become_subreaper, close_all_but, die_with_parent, ended_child,
+    exit_of, hung_up, own_pidfd, pin, process, processes, reset_disposition, wait,
+};
+
+#[cfg(target_vendor = "apple")]
+mod macos;
+#[cfg(target_vendor = "apple")]
+pub(crate) use macos::{
+    HANG_UP, PinnedProcess, any_child_alive, become_subreaper, close_all_but, die_with_parent, ended_child,
+    exit_of, hung_up, own_pidfd, pin, process, processes, reset_disposition, wait,
+};
+
+use std::os::fd::BorrowedFd;
+
+use rustix::process::Pid;
+
+/// An fd and what is awaited of it. That it has ended is always awaited.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Watched<'fd> {
+    pub(crate) fd: BorrowedFd<'fd>,
+    pub(crate) read: bool,
+    pub(crate) write: bool,
+}
+
+/// Why a wait has ended. A child that ends while an fd is ready is told by the next one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Woken {
+    ByChild,
+    ByFdOrTime,
+}
+
+/// A process as the system's table shows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Process {
+    pub(crate) pid: Pid,
+    /// 0 where there is none.
+    pub(crate) parent: i32,
+    pub(crate) group: i32,
+    /// Not a zombie, or one whose other threads run on.
+    pub(crate) alive: bool,
+}

@@ -1,0 +1,270 @@
+//! One shepherd: waits for its command, starts it, watches it and the VM, and leaves when nothing of the
+//! command is left.
+
+use std::collections::BTreeSet;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use protocol::{Event, Leftovers, Request, SignalResult, Spawn, Stage};
+use rustix::io::Errno;
+use rustix::process::{Pid, WaitOptions};
+
+use crate::channel::{Channel, Incoming};
+use crate::child::Child;
+use crate::descendants;
+use crate::escalation::{Escalation, Step};
+use crate::launch::{Failure, launch};
+use crate::os::{self, Signal, Watched, Woken};
+use crate::plan::Plan;
+
+/// Returns when everything is over. An error means that this shepherd cannot go on; the fork server, which
+/// sees that it did not end well, then kills what it leaves.
+pub(crate) fn run(socket: OwnedFd) -> Result<(), Errno> {
+    os::become_subreaper()?;
+    let mut channel = Channel::new(socket);
+    let spawn = match channel.receive() {
+        Incoming::Request(Request::Spawn(spawn)) => *spawn,
+        Incoming::FdsCut => return refuse(channel, &Failure::new(Stage::Fds, Errno::MFILE)),
+        // An idle shepherd whose VM is gone; or nonsense, and nobody to answer.
+        Incoming::Request(Request::Signal(_) | Request::Stop) | Incoming::End => return Ok(()),
+    };
+    match Shepherd::start(&mut channel, spawn) {
+        Ok(shepherd) => shepherd.watch(channel),
+        Err(failure) => refuse(channel, &failure),
+    }
+}
+
+fn refuse(mut channel: Channel, failure: &Failure) -> Result<(), Errno> {
+    channel.send(&[failure.event()]);
+    deliver(channel)
+}
+
+/// Stays until the VM has taken everything, or is gone.
+fn deliver(mut channel: Channel) -> Result<(), Errno> {
+    while channel.has_unsent() {
+        os::wait(&[Watched { fd: channel.socket(), read: false, write: true }], None)?;
+        channel.flush();
+    }
+    Ok(())
+}
+
+struct Shepherd {
+    /// Not reaped before everything is over: its pid and the number of its group stay its own.
+    command: Pid,
+    exited: bool,
+    stop_signals: Vec<Signal>,
+    leftovers: Leftovers,
+    escalation: Escalation,
+    /// What the last SIGKILL was for.
+    killed: BTreeSet<i32>,
+}
+
+impl Shepherd {
+    fn start(channel: &mut Channel, spawn: Spawn) -> Result<Shepherd, Failure> {
+        if channel.hung_up() {
+            return Err(Failure::new(Stage::Fork, Errno::CANCELED));
+        }
+        let stop_signals = spawn.stop_signals.iter().map(|number| Signal(i32::from(*number))).collect();
+        let leftovers = spawn.leftovers;
+        let kill_timeout = Duration::from_millis(u64::from(spawn.kill_timeout_ms));
+        let plan = Plan::new(spawn, &mut channel.take_fds()).ok_or(Failure::new(Stage::Fds, Errno::BADF))?;
+        let child = launch(&plan, channel.socket())?;
+        // The command's ends of its pipes: its readers must see end of file when it is gone.
+        drop(plan);
+        announce(channel, &child);
+        Ok(Shepherd {
+            command: child.pid,
+            exited: false,
+            stop_signals,
+            leftovers,
+            escalation: Escalation::new(kill_timeout),
+            killed: BTreeSet::new(),
+        })
+    }
+
+    fn watch(mut self, mut channel: Channel) -> Result<(), Errno> {
+        // What ended before the first wait is still to be seen.
+        let mut woken = Woken::ByChild;
+        loop {
+            if woken == Woken::ByChild && self.look_after_children(&mut channel)? {
+                return deliver(channel);
+            }
+            while let Some(incoming) = channel.try_receive() {
+                self.obey(incoming, &mut channel);
+            }
+            // What a step makes due at once has a later time, so it waits until children were looked after.
+            let now = Instant::now();
+            while let Some(step) = self.escalation.step(now) {
+                self.take(step, &mut channel);
+            }
+            channel.flush();
+            let timeout =
+                self.escalation.deadline().map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            woken = os::wait(channel.watched().as_slice(), timeout)?;
+        }
+    }
+
+    /// Reaps what has ended, but for the command. `true`: everything is over, reaped and said.
+    fn look_after_children(&mut self, channel: &mut Channel) -> Result<bool, Errno> {
+        if self.exited {
+            if os::any_child_alive(self.command) {
+                self.reap_orphans();
+                self.escalation.look_again(Instant::now());
+                return Ok(false);
+            }
+            reap_all();
+            channel.send(&[Event::Done]);
+            return Ok(true);
+        }
+        while let Some(pid) = os::ended_child()? {
+            if pid == self.command {
+                return self.command_exited(channel);
+            }
+            reap(pid);
+            self.escalation.look_again(Instant::now());
+        }
+        Ok(false)
+    }
+
+    fn command_exited(&mut self, channel: &mut Channel) -> Result<bool, Errno> {
+        let Some((exit, rusage)) = os::exit_of(self.command)? else {
+            return Ok(false);
+        };
+        self.exited = true;
+        let exited = Event::Exited { exit, rusage };
+        if os::any_child_alive(self.command) {
+            channel.send(&[exited]);
+            let now = Instant::now();
+            if self.leftovers == Leftovers::Kill {
+                self.escalation.leftovers(now);
+            }
+            self.escalation.look_again(now);
+            return Ok(false);
+        }
+        reap_all();
+        channel.send(&[exited, Event::Done]);
+        Ok(true)
+    }
+
+    /// Once the command is a zombie, waiting for any child always gives that one; others are found in /proc.
+    fn reap_orphans(&self) {
+        let command = self.command;
+        descendants::visit(
+            |pid| pid != command,
+            |descendant| {
+                if let descendants::Descendant::Child(process) = descendant
+                    && !process.alive
+                {
+                    reap(process.pid);
+                }
+            },
+        );
+    }
+
+    fn obey(&mut self, incoming: Incoming, channel: &mut Channel) {
+        match incoming {
+            Incoming::Request(Request::Signal(number)) => {
+                let result = self.signal_command(Signal(number));
+                channel.send(&[Event::Signalled(result)]);
+            }
+            // A second command is nonsense, which is answered like all nonsense.
+            Incoming::Request(Request::Stop | Request::Spawn(_)) | Incoming::End | Incoming::FdsCut => {
+                self.escalation.stop();
+            }
+        }
+        // Fds that no frame declares.
+        drop(channel.take_fds());
+    }
+
+    fn signal_command(&self, signal: Signal) -> SignalResult {
+        if self.exited {
+            return SignalResult::NotRunning;
+        }
+        match os::kill_group(self.command, signal) {
+            Ok(()) => SignalResult::Ok,
+            Err(Errno::SRCH) => SignalResult::NotRunning,
+            Err(errno) => SignalResult::Errno(errno.raw_os_error()),
+        }
+    }
+
+    fn take(&mut self, step: Step, channel: &mut Channel) {
+        match step {
+            Step::SendStopSignals => self.send_stop_signals(),
+            Step::Kill => self.kill(),
+            Step::ReportUnkillable => channel.send(&[Event::Unkillable(self.living())]),
+        }
+    }
+
+    /// SIGCONT afterwards, so that a stopped process can act on them.
+    fn send_stop_signals(&self) {
+        let signals = || self.stop_signals.iter().copied().chain([Signal::CONT]);
+        for signal in signals() {
+            // No such group: all of it has ended.
+            let _ = os::kill_group(self.command, signal);
+        }
+        descendants::visit(
+            |_| true,
+            |descendant| {
+                if descendant.process().group != self.command.as_raw_nonzero().get() {
+                    signals().for_each(|signal| descendant.signal(signal));
+                }
+            },
+        );
+    }
+
+    /// SIGKILL to everything there is. Whoever is new since the last time may have forked meanwhile.
+    fn kill(&mut self) {
+        let _ = os::kill_group(self.command, Signal::KILL);
+        let mut found = BTreeSet::new();
+        descendants::visit(
+            |_| true,
+            |descendant| {
+                descendant.signal(Signal::KILL);
+                if descendant.process().alive {
+                    found.insert(descendant.process().pid.as_raw_nonzero().get());
+                }
+            },
+        );
+        if !found.is_subset(&self.killed) {
+            self.escalation.look_again(Instant::now());
+        }
+        self.killed = found;
+    }
+
+    fn living(&self) -> Vec<i32> {
+        let mut living = Vec::new();
+        descendants::visit(
+            |_| true,
+            |descendant| {
+                if descendant.process().alive {
+                    living.push(descendant.process().pid.as_raw_nonzero().get());
+                }
+            },
+        );
+        living
+    }
+}
+
+/// Says that the command runs, with its pidfd and our own, so that the VM can kill both for certain.
+fn announce(channel: &mut Channel, child: &Child) {
+    let os_pid = child.pid.as_raw_nonzero().get();
+    if let Some(command) = &child.pidfd
+        && let Some(shepherd) = os::own_pidfd()
+        && channel
+            .send_with_fds(&Event::Started { os_pid, fds: 2 }, &[command.as_fd(), shepherd.as_fd()])
+            .is_ok()
+    {
+        return;
+    }
+    // No pidfds on this system, or too many in flight (unix(7), ETOOMANYREFS): it must be said all the same.
+    channel.send(&[Event::Started { os_pid, fds: 0 }]);
+}
+
+fn reap(pid: Pid) {
+    let _ = rustix::process::waitpid(Some(pid), WaitOptions::NOHANG);
+}
+
+/// Nothing is alive: this ends when nothing is left.
+fn reap_all() {
+    while let Ok(Some(_)) = rustix::process::wait(WaitOptions::NOHANG) {}
+}

@@ -1,0 +1,10 @@
+//! The real binary, driven over its sockets as the VM drives it.
+#![cfg(target_os = "linux")]
+#![allow(clippy::unwrap_used, reason = "in a test it is the assertion")]
+
+mod fork_server;
+mod robustness;
+mod signals;
+mod start;
+mod stop;
+mod support;

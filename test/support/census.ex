@@ -1,0 +1,63 @@
+defmodule NetRunner.Test.Census do
+  @moduledoc false
+  # Everything that can leak, counted exactly: this VM's fds by what they point at, BEAM processes, ports, ETS
+  # tables, resources of the NIF, and all OS processes below the VM, zombies too.
+
+  import ExUnit.Assertions
+
+  alias NetRunner.Test.OS
+
+  @doc "What there is, when it has come to rest: idle shepherds are forked behind our back."
+  def take do
+    NetRunner.run(["true"])
+    at_rest(count(), 20)
+  end
+
+  defp at_rest(count, 0), do: count
+
+  defp at_rest(count, more) do
+    receive do
+    after
+      5 -> :ok
+    end
+
+    case count() do
+      ^count -> at_rest(count, more - 1)
+      other -> at_rest(other, 20)
+    end
+  end
+
+  @doc "Fails unless everything is as it was in `before`, at the latest after a while."
+  def assert_unchanged(before) do
+    OS.eventually(fn -> difference(before) == %{} end)
+    :ok
+  rescue
+    ExUnit.AssertionError ->
+      flunk("there was more or less than before: #{inspect(difference(before), limit: :infinity)}")
+  end
+
+  defp difference(before) do
+    now = count()
+
+    for {what, was} <- before, is = now[what], is != was, into: %{} do
+      {what, [more: is -- was, less: was -- is]}
+    end
+  end
+
+  defp count do
+    for pid <- Process.list(), do: :erlang.garbage_collect(pid)
+
+    %{
+      fds: OS.fds(OS.vm()),
+      beam_processes: Enum.sort(Process.list()),
+      ports: Enum.sort(Port.list()),
+      tables: Enum.sort(:ets.all()),
+      resources: Enum.sort(NetRunner.Nif.resource_counts()),
+      # Shepherds come and go: only how many there are counts, and in what state.
+      shepherds: for(%{name: "shepherd"} = one <- below(), do: one.state) |> Enum.sort(),
+      commands: for(one <- below(), one.name != "shepherd", do: {one.os_pid, one.name, one.state})
+    }
+  end
+
+  defp below, do: OS.descendants(OS.vm())
+end

@@ -1,0 +1,92 @@
+defmodule NetRunner.Test.Victim do
+  @moduledoc false
+  # Another VM with NetRunner started in it, to be killed. It runs the given code and prints lines, which
+  # come here as messages of its port. `say.(term)` prints a term, `wait.()` waits until the test ends.
+
+  alias NetRunner.Test.OS
+
+  defstruct [:port, :os_pid]
+
+  @prelude """
+  {:ok, _} = Application.ensure_all_started(:net_runner)
+  alias NetRunner.Process, as: Proc
+  _ = &Proc.start/1
+  say = fn term -> IO.puts(inspect(term, limit: :infinity, printable_limit: :infinity)) end
+  wait = fn -> IO.gets("") end
+  _ = {say, wait}
+  """
+
+  @doc """
+  Starts a VM that runs `code`, to be killed at the latest at the end of the test.
+
+  `:env` adds to its environment, `:flags` to the options of `elixir`; `:shell` is what the shell does that
+  starts it, with the VM's command as `"$0" "$@"`.
+  """
+  def start(code, opts \\ []) do
+    arguments =
+      Enum.flat_map(:code.get_path(), fn path ->
+        if List.to_string(path) =~ "net_runner", do: ["-pa", List.to_string(path)], else: []
+      end) ++ Keyword.get(opts, :flags, []) ++ ["-e", "IO.puts(System.pid())", "-e", @prelude <> code]
+
+    shell = Keyword.get(opts, :shell, "exec \"$0\" \"$@\"")
+
+    port =
+      Port.open({:spawn_executable, "/bin/sh"}, [
+        :binary,
+        :exit_status,
+        :stderr_to_stdout,
+        line: 1_000_000,
+        args: ["-c", shell, System.find_executable("elixir") | arguments],
+        env: Keyword.get(opts, :env, [])
+      ])
+
+    victim = %__MODULE__{port: port, os_pid: line(%__MODULE__{port: port}) |> String.to_integer()}
+    identity = OS.identity(victim.os_pid)
+    ExUnit.Callbacks.on_exit(fn -> identity && OS.clean_up([identity]) end)
+    victim
+  end
+
+  @doc "The next line that the VM prints; raises when it ends instead."
+  def line(%__MODULE__{port: port}, timeout \\ 60_000) do
+    receive do
+      {^port, {:data, {:eol, line}}} -> line
+      {^port, {:exit_status, status}} -> raise "the victim has exited with #{status}"
+    after
+      timeout -> raise "the victim said nothing for #{timeout} ms"
+    end
+  end
+
+  @doc "The next line as a term."
+  def term(victim, timeout \\ 60_000) do
+    line = line(victim, timeout)
+    {term, _} = Code.eval_string(line)
+    term
+  rescue
+    error in [SyntaxError, TokenMissingError, CompileError, MismatchedDelimiterError] ->
+      reraise "the victim did not say a term: #{Exception.message(error)}\n#{rest(victim)}", __STACKTRACE__
+  end
+
+  @doc "What else it has printed, for messages of failed tests."
+  def rest(%__MODULE__{port: port} = victim) do
+    receive do
+      {^port, {:data, {:eol, line}}} -> line <> "\n" <> rest(victim)
+    after
+      200 -> ""
+    end
+  end
+
+  @doc "Sends a signal to the VM."
+  def kill(%__MODULE__{os_pid: os_pid}, signal \\ "KILL"), do: OS.kill(os_pid, signal)
+
+  @doc "Writes a line to the VM's standard input, for `wait`."
+  def tell(%__MODULE__{port: port}, line), do: Port.command(port, [line, ?\n])
+
+  @doc "Waits until the VM has ended, which it must say nothing more before."
+  def await_exit(%__MODULE__{port: port}, timeout \\ 60_000) do
+    receive do
+      {^port, {:exit_status, status}} -> status
+    after
+      timeout -> raise "the victim is still there after #{timeout} ms"
+    end
+  end
+end

@@ -1,0 +1,201 @@
+defmodule NetRunner.System.StopSequenceTest do
+  @moduledoc false
+  # Issue point 4: the stop signal, then SIGKILL, to everything, and not back before it is reaped.
+  use NetRunner.Test.SystemCase, async: false
+
+  @everything ["trap" | Tree.shapes()]
+
+  test "a timeout: at timeout + kill_timeout all of a stubborn tree is dead and reaped" do
+    {ms, result} =
+      timed(fn ->
+        NetRunner.run(Tree.command(@everything), timeout: 500, kill_timeout: 700, into: Tell.to(self()))
+      end)
+
+    # Nothing is waited for here: this is the moment at which run has returned.
+    left = OS.commands()
+    assert result == {:error, :timeout}
+    assert ms >= 1_200
+    assert ms < 6_000
+    assert left == []
+    tree = Tree.told()
+    assert map_size(tree) == Tree.size()
+  end
+
+  test "the command that traps SIGTERM, its grandchild that does, and one that called setsid twice, by name" do
+    {:ok, p} = Proc.start("perl", Tree.arguments(~w(trap grandchild session)), kill_timeout: 400)
+    tree = Tree.read(p)
+    shepherd = OS.identity(OS.shepherd(elem(tree.root, 0)))
+    sessions = for {_, {os_pid, _}} <- tree, uniq: true, do: OS.stat(os_pid).session
+    assert length(sessions) == 3
+
+    {ms, result} = timed(fn -> Proc.shutdown(p) end)
+    assert OS.present(Map.values(tree)) == []
+    assert {:ok, 137} = result
+    assert ms >= 400
+    assert ms < 6_000
+    # It caught the first signal, and went on; and what it said then is there.
+    assert {:ok, "caught TERM\n"} = Proc.read(p)
+    assert :eof = Proc.read(p)
+    assert Proc.stats(p).signal == :sigkill
+    assert :ok = Proc.stop(p)
+    OS.await_gone([shepherd])
+  end
+
+  test "who heeds the signal is not waited for any longer" do
+    {ms, result} =
+      timed(fn ->
+        NetRunner.run(Tree.command(~w(child group stopped)), timeout: 300, kill_timeout: 30_000)
+      end)
+
+    assert OS.commands() == []
+    assert result == {:error, :timeout}
+    assert ms < 10_000
+  end
+
+  test "kill_timeout: 0 is SIGKILL with nothing before it" do
+    {:ok, p} = Proc.start("perl", Tree.arguments(@everything), kill_timeout: 0)
+    tree = Tree.read(p)
+    assert {:ok, 137} = Proc.shutdown(p)
+    assert OS.present(Map.values(tree)) == []
+    # No "caught TERM".
+    assert :eof = Proc.read(p)
+    assert :ok = Proc.stop(p)
+  end
+
+  test "the stop signal of the options is the one that is sent" do
+    script = "trap 'echo USR1; exit 9' USR1; trap 'echo TERM' TERM; echo ready; while :; do sleep 0.01; done"
+    {:ok, p} = Proc.start("sh", ["-c", script], stop_signal: :sigusr1, kill_timeout: 30_000)
+    assert "ready\n" = read_lines(p, 1)
+    assert {:ok, 9} = Proc.shutdown(p)
+    assert "USR1\n" = read_lines(p, 1)
+    assert :eof = Proc.read(p)
+    assert :ok = Proc.stop(p)
+  end
+
+  test "each process gets the stop signal exactly once, also in a group of its own" do
+    # Each counts, and ends when told by its parent's end of the pipe.
+    script = """
+    $| = 1; my %n; pipe(my $r, my $w);
+    for my $who ("in group", "own group", "own session") {
+      next if fork;
+      close $w;
+      if ($who eq "own group") { setpgrp(0, 0) }
+      if ($who eq "own session") { require POSIX; POSIX::setsid() }
+      my $terms = 0; $SIG{TERM} = sub { $terms++ };
+      syswrite STDOUT, "ready\\n";
+      # Until the root has gone.
+      while (1) { my $n = sysread $r, my $x, 1; last if defined $n && $n == 0 }
+      syswrite STDOUT, "$who $terms\\n"; exit 0;
+    }
+    close $r;
+    my $terms = 0; $SIG{TERM} = sub { $terms++ };
+    syswrite STDOUT, "ready\\n";
+    # It stays for half a second after the first, to catch a second.
+    1 until select(undef, undef, undef, 1000) == 0 || $terms;
+    select(undef, undef, undef, 0.5);
+    syswrite STDOUT, "root $terms\\n";
+    """
+
+    {:ok, p} = Proc.start("perl", ["-e", script], kill_timeout: 30_000)
+    assert "ready\nready\nready\nready\n" = read_lines(p, 4)
+    assert {:ok, 0} = Proc.shutdown(p)
+
+    assert Enum.sort(String.split(read_lines(p, 4), "\n", trim: true)) == [
+             "in group 1",
+             "own group 1",
+             "own session 1",
+             "root 1"
+           ]
+
+    assert :ok = Proc.stop(p)
+  end
+
+  test "a command that flushes when it is told to end can do so, on timeout and on shutdown" do
+    script = "trap 'head -c 300000 /dev/zero; exit 3' TERM; echo ready; while :; do sleep 0.01; done"
+    {:ok, p} = Proc.start("sh", ["-c", script], kill_timeout: 30_000)
+    assert "ready\n" = read_lines(p, 1)
+    reader = Task.async(fn -> byte_size(read_all(p)) end)
+    assert {:ok, 3} = Proc.shutdown(p)
+    assert Task.await(reader, 30_000) == 300_000
+    assert :ok = Proc.stop(p)
+
+    {ms, result} = timed(fn -> NetRunner.run(sh(script), timeout: 300, kill_timeout: 30_000) end)
+    assert result == {:error, :timeout}
+    assert ms < 10_000
+  end
+
+  test "an overflow ends the tree too, with exactly as many bytes" do
+    ["perl", script] = Tree.command([])
+    command = sh("perl \"$1\" trap daemon ignoring & exec yes", [script])
+
+    assert {:error, {:max_output_exceeded, partial}} =
+             NetRunner.run(command, max_output_size: 100_000, kill_timeout: 300)
+
+    assert byte_size(partial) == 100_000
+    assert OS.commands() == []
+  end
+
+  test "the limit itself is no overflow, one byte more is" do
+    assert {out, 0} = NetRunner.run(~w(head -c 1000 /dev/zero), max_output_size: 1_000)
+    assert byte_size(out) == 1_000
+
+    assert {:error, {:max_output_exceeded, partial}} =
+             NetRunner.run(~w(head -c 1001 /dev/zero), max_output_size: 1_000)
+
+    assert byte_size(partial) == 1_000
+    assert {"", 0} = NetRunner.run(~w(true), max_output_size: 0)
+    assert {:error, {:max_output_exceeded, ""}} = NetRunner.run(~w(echo), max_output_size: 0)
+  end
+
+  test "timeout: 0 is no time at all, and leaves nothing" do
+    assert {:error, :timeout} = NetRunner.run(~w(sleep 1000), timeout: 0)
+    assert OS.commands() == []
+  end
+
+  test "a process that is never the same for long is caught" do
+    {ms, {:error, :timeout}} =
+      timed(fn -> NetRunner.run(Tree.command(~w(hopping hopping)), timeout: 300, kill_timeout: 300) end)
+
+    assert OS.commands() == []
+    assert ms < 10_000
+  end
+
+  test "shutdown, stop and await_exit from many processes at once all return when it is over" do
+    {:ok, p} = Proc.start("perl", Tree.arguments(@everything), kill_timeout: 300)
+    tree = Tree.read(p)
+
+    tasks =
+      for n <- 1..12 do
+        Task.async(fn ->
+          case rem(n, 3) do
+            0 -> {:stop, Proc.stop(p)}
+            1 -> {:shutdown, Proc.shutdown(p)}
+            2 -> {:await_exit, Proc.await_exit(p)}
+          end
+        end)
+      end
+
+    for {call, result} <- Task.await_many(tasks, 30_000) do
+      # stop may be first, and end the server before the others have asked.
+      assert result in if(call == :stop, do: [:ok], else: [{:ok, 137}, {:error, :closed}])
+    end
+
+    assert OS.present(Map.values(tree)) == []
+  end
+
+  defp read_lines(p, count, text \\ "") do
+    if length(String.split(text, "\n")) > count do
+      text
+    else
+      {:ok, chunk} = Proc.read(p)
+      read_lines(p, count, text <> chunk)
+    end
+  end
+
+  defp read_all(p, text \\ "") do
+    case Proc.read(p) do
+      {:ok, chunk} -> read_all(p, text <> chunk)
+      :eof -> text
+    end
+  end
+end
