@@ -1,5 +1,6 @@
 defmodule NetRunner.DocsTest do
-  # docs/errors.md against the code: each reason has a message, and each stage of native/ is there.
+  # docs/errors.md against the code: each reason has a message, and each stage of native/ is there. And
+  # docs/testing.md against the tests.
   use ExUnit.Case, async: true
 
   @errors File.read!("docs/errors.md")
@@ -75,6 +76,18 @@ defmodule NetRunner.DocsTest do
         stage not in ["invalid_cmd", "invalid_args"] do
       # No errno: the end of the fork server.
       assert name in names or name == "eof"
+    end
+  end
+
+  # docs/testing.md, the table of faults: `file` "name of the test".
+  test "each test that docs/testing.md names is there" do
+    rows =
+      Regex.scan(~r/^\| .* \| `(.+)` "(.+)" \|$/m, File.read!("docs/testing.md"), capture: :all_but_first)
+
+    assert length(rows) > 30
+
+    for [file, name] <- rows do
+      assert File.read!(file) =~ ~s(test "#{name}"), "#{file} has no test #{inspect(name)}"
     end
   end
 end

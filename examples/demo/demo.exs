@@ -93,7 +93,7 @@ defmodule Demo do
 
     shell = ["sh", "-c", "echo out; echo err >&2; exit 3"]
     show("NetRunner.run(#{inspect(shell)}, stderr: :capture)", all = NetRunner.run(shell, stderr: :capture))
-    show("NetRunner.run(~w(no-such-program))", none = NetRunner.run(~w(no-such-program)))
+    show("NetRunner.run(~w(/no/such/program))", none = NetRunner.run(~w(/no/such/program)))
 
     [
       claim("input and output are as they should be", upper == {"HELLO", 0}),

@@ -115,8 +115,11 @@ defmodule NetRunner.ForkServer do
 
   @impl true
   def terminate(reason, state) do
-    # A crash leaves the fork server to the next one; it goes with the application.
-    if orderly?(reason), do: kill(state)
+    # A crash leaves the fork server to the next one. It goes with the application, but not before it has
+    # ended what shepherds have left that were killed.
+    with {resource, _answered} <- state.fork_server,
+         true <- orderly?(reason),
+         do: Nif.fork_server_close(resource)
   end
 
   defp orderly?(:normal), do: true

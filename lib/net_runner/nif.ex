@@ -74,12 +74,16 @@ defmodule NetRunner.Nif do
   def fork_server_start(_path, _ref), do: nif()
 
   # What the fork server has said; arms again unless it ended with :eof.
-  @spec fork_server_read(fork_server(), reference()) :: [{:ready, os_pid :: pos_integer()} | :eof]
+  @spec fork_server_read(fork_server(), reference()) :: [:ready | :eof]
   def fork_server_read(_fork_server, _ref), do: nif()
 
   # SIGKILL through its pidfd, and our ends closed.
   @spec fork_server_kill(fork_server()) :: :ok
   def fork_server_kill(_fork_server), do: nif()
+
+  # Our ends closed: it leaves when the last shepherd has, and nothing of theirs is left.
+  @spec fork_server_close(fork_server()) :: :ok
+  def fork_server_close(_fork_server), do: nif()
 
   # -- one command ---------------------------------------------------------------------------------
 

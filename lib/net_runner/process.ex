@@ -330,11 +330,10 @@ defmodule NetRunner.Process do
 
   @doc """
   The end of what the command has written to stderr, at most `:stderr_tail_bytes`; `""` where stderr is not
-  consumed. Complete when `shutdown/2` has returned, or reading has come to `:eof` in a command that has left
-  nobody behind.
+  consumed. Complete when `await_exit/2` has returned; with what descendants write, when `shutdown/2` has.
 
       iex> {:ok, server} = NetRunner.Process.start("sh", ["-c", "echo oops >&2"])
-      iex> NetRunner.Process.shutdown(server)
+      iex> NetRunner.Process.await_exit(server)
       iex> NetRunner.Process.stderr_tail(server)
       "oops\\n"
   """
@@ -356,39 +355,30 @@ defmodule NetRunner.Process do
 
   # -- calls -------------------------------------------------------------------------------------------
 
-  defp call(process, request) do
-    case request(process, request) do
-      {:ok, id} -> response(id, :infinity)
-      {:error, :closed} -> {:error, :closed}
-    end
-  end
-
-  # A caller who does not wait any longer says so: else the server would keep it, and polling would make the
-  # server grow.
-  defp call_within(process, kind, timeout) do
-    reference = make_ref()
-
-    with {:ok, id} <- request(process, {kind, reference}),
-         :timeout <- response(id, timeout) do
-      if server = locate(process), do: GenServer.cast(server, {:withdraw, reference})
-      {:error, :timeout}
-    end
-  end
-
-  # Only what has a row is a server of ours: a call would crash any other process.
-  defp request(process, request) do
+  # gen_server's own call: it does not search a long mailbox, and drops an answer that comes too late.
+  defp call(process, request, timeout \\ :infinity) do
+    # Only what has a row is a server of ours: a call would crash any other process.
     with pid when is_pid(pid) <- locate(process), true <- Table.member?(pid) do
-      {:ok, :gen_server.send_request(pid, request)}
+      :gen_server.call(pid, request, timeout)
     else
       _no_server -> {:error, :closed}
     end
+  catch
+    :exit, {:timeout, _call} -> :timeout
+    :exit, _reason -> {:error, :closed}
   end
 
-  defp response(id, timeout) do
-    case :gen_server.receive_response(id, timeout) do
-      {:reply, reply} -> reply
-      :timeout -> :timeout
-      {:error, {_reason, _server}} -> {:error, :closed}
+  # A caller who does not wait any longer says so: else the server would keep it, and polling would make the
+  # server grow. If it has been answered meanwhile, the answer is known, and had at once.
+  defp call_within(process, kind, timeout) do
+    reference = make_ref()
+
+    with :timeout <- call(process, {kind, reference}, timeout) do
+      case call(process, {:withdraw, reference}) do
+        :withdrawn -> {:error, :timeout}
+        :answered -> call(process, {kind, reference})
+        {:error, :closed} -> {:error, :closed}
+      end
     end
   end
 

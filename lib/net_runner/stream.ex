@@ -50,6 +50,8 @@ defmodule NetRunner.Stream do
   defp command?(_other), do: false
 
   defp pipe_into(input, cmd, opts) do
+    if not Keyword.keyword?(opts), do: neither!(opts)
+
     if Keyword.has_key?(opts, :input) or (is_struct(cmd, Command) and Keyword.has_key?(cmd.opts, :input)) do
       raise ArgumentError,
             "the input of a command is given twice.\n" <>

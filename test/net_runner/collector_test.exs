@@ -23,14 +23,6 @@ defmodule NetRunner.CollectorTest do
     assert collect([into: "> "], stdout: "a") == {:ok, {"> a", ""}}
   end
 
-  test "a collectable that is abandoned is told" do
-    %{into: into} = told = NetRunner.CollectorTest.Told.new(self())
-    assert into
-    collector = Collector.new(Options.new(:run, into: told))
-    Collector.abandon(collector)
-    assert_received :halt
-  end
-
   defp collect(opts, chunks) do
     {result, collector} =
       Enum.reduce_while(chunks, {:ok, Collector.new(Options.new(:run, opts))}, fn {name, chunk},
@@ -42,27 +34,5 @@ defmodule NetRunner.CollectorTest do
       end)
 
     {result, Collector.finish(collector)}
-  end
-
-  defmodule Told do
-    defstruct [:into]
-    def new(pid), do: %__MODULE__{into: pid}
-
-    defimpl Collectable do
-      def into(told) do
-        {told,
-         fn
-           told, {:cont, _item} ->
-             told
-
-           told, :done ->
-             told
-
-           told, :halt ->
-             send(told.into, :halt)
-             :ok
-         end}
-      end
-    end
   end
 end

@@ -7,10 +7,13 @@ defmodule NetRunner.Test.Census do
 
   alias NetRunner.Test.OS
 
+  # How often in a row it must look the same.
+  @looks 5
+
   @doc "What there is, when it has come to rest: idle shepherds are forked behind our back."
   def take do
     NetRunner.run(["true"])
-    at_rest(count(), 20)
+    at_rest(count(), @looks)
   end
 
   defp at_rest(count, 0), do: count
@@ -23,7 +26,7 @@ defmodule NetRunner.Test.Census do
 
     case count() do
       ^count -> at_rest(count, more - 1)
-      other -> at_rest(other, 20)
+      other -> at_rest(other, @looks)
     end
   end
 

@@ -58,8 +58,17 @@ defmodule NetRunner.Test.OS do
     for %{os_pid: os_pid, start: start} <- [stat(os_pid) | descendants(os_pid)], do: {os_pid, start}
   end
 
-  @doc "Whether a process does not exist any more, not even as a zombie."
-  def gone?({os_pid, _start} = identity), do: identity(os_pid) != identity
+  @doc """
+  Whether a process does not exist any more, not even as a zombie; but for one whose parent has died, too,
+  which is init's to reap, when it has the time.
+  """
+  def gone?({os_pid, start}) do
+    case stat(os_pid) do
+      %{start: ^start, state: "Z", parent: 1} -> true
+      %{start: ^start} -> false
+      _ -> true
+    end
+  end
 
   @doc "What is there of these processes: their entries in /proc."
   def present(identities),

@@ -22,14 +22,16 @@ defmodule NetRunner.Test.SystemCase do
   end
 
   setup do
-    on_exit(fn ->
-      OS.eventually(fn -> OS.commands() == [] end, 15_000)
-    rescue
-      ExUnit.AssertionError ->
-        left = OS.commands()
-        OS.clean_up(for one <- left, do: {one.os_pid, one.start})
-        reraise "the test has left processes behind: #{inspect(left)}", __STACKTRACE__
-    end)
+    on_exit(&assert_nothing_left/0)
+  end
+
+  defp assert_nothing_left do
+    OS.eventually(fn -> OS.commands() == [] end, 15_000)
+  rescue
+    ExUnit.AssertionError ->
+      left = OS.commands()
+      OS.clean_up(for one <- left, do: {one.os_pid, one.start})
+      reraise "the test has left processes behind: #{inspect(left)}", __STACKTRACE__
   end
 
   @doc "How long a call takes, in ms, and what it returns."

@@ -211,9 +211,10 @@ defmodule NetRunner.System.BytesTest do
           end)
         end
 
-      closer = Task.async(fn -> Task.await_many(writers, 60_000) && Proc.close_stdin(p) end)
-      out = read_all(p)
-      assert :ok = Task.await(closer)
+      reader = Task.async(fn -> read_all(p) end)
+      Task.await_many(writers, 60_000)
+      assert :ok = Proc.close_stdin(p)
+      out = Task.await(reader, 60_000)
       assert byte_size(out) == Enum.sum(Enum.map(writes, &byte_size(piece(&1))))
 
       order = for <<writer, number, rest::binary-size(199_998) <- out>>, do: {{writer, number}, rest}

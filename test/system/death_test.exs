@@ -29,7 +29,8 @@ defmodule NetRunner.System.DeathTest do
     defp victim_with_trees(opts \\ []) do
       victim = Victim.start(@victim, opts)
       tree = Tree.from(victim)
-      OS.eventually(fn -> length(OS.commands(victim.os_pid)) == 3 * map_size(tree) + 1 end)
+      # And what the last one has left: a job, and the shell, which is not reaped before it.
+      OS.eventually(fn -> length(OS.commands(victim.os_pid)) == 3 * map_size(tree) + 2 end)
       everything = OS.tree(victim.os_pid)
       on_exit(fn -> OS.clean_up(everything) end)
       assert Enum.all?(Map.values(tree), &(&1 in everything))
@@ -481,8 +482,9 @@ defmodule NetRunner.System.DeathTest do
       NetRunner.run(~w(true))
 
       for _ <- 1..3 do
-        idle = for %{os_pid: os_pid} <- OS.children(OS.fork_server()), OS.children(os_pid) == [], do: os_pid
-        OS.kill(idle, "KILL")
+        # And one that is on its way out, perhaps.
+        idle = for one <- OS.children(OS.fork_server()), OS.children(one.os_pid) == [], do: {one.os_pid, one.start}
+        OS.clean_up(idle)
         # Those whose end is noticed only after the request was accepted may have run: :shepherd_died.
         results = for _ <- 1..8, do: NetRunner.run(~w(true))
         assert Enum.all?(results, &(&1 in [{"", 0}, {:error, :shepherd_died}]))
@@ -549,7 +551,10 @@ defmodule NetRunner.System.DeathTest do
       killer =
         Task.async(fn ->
           for _ <- 1..10 do
-            for %{name: "shepherd", os_pid: os_pid} <- OS.children(OS.vm()), do: OS.kill(os_pid, "KILL")
+            OS.clean_up(
+              for %{name: "shepherd", os_pid: os_pid} <- OS.children(OS.vm()), do: OS.identity(os_pid)
+            )
+
             # Until there is another one.
             OS.eventually(fn -> Enum.any?(OS.children(OS.vm()), &(&1.name == "shepherd")) end)
           end
@@ -609,7 +614,8 @@ defmodule NetRunner.System.DeathTest do
       on_exit(fn -> OS.clean_up(everything) end)
       shepherds = for %{os_pid: os_pid} <- OS.children(OS.fork_server(victim.os_pid)), do: os_pid
       assert elem(shepherd_of(tree), 0) in shepherds
-      OS.kill([victim.os_pid | shepherds], "KILL")
+      # Those that the end of the VM has ended before their turn are not there to be killed.
+      OS.clean_up(Enum.map(shepherds ++ [victim.os_pid], &OS.identity/1))
       OS.await_gone(everything, @soon)
     end
 
@@ -661,23 +667,31 @@ defmodule NetRunner.System.DeathTest do
       below = OS.tree(OS.fork_server(victim.os_pid))
       on_exit(fn -> OS.clean_up(below) end)
       Victim.tell(victim, "now")
-      OS.await_gone(Map.values(tree), @soon)
+      assert "killed" <> _ = Victim.line(victim) |> String.trim_leading(":")
+      # The commands' owners still live. What ends them later needs none of what was killed.
+      Victim.kill(victim)
       OS.await_gone(below, @soon)
+      assert Enum.all?(Map.values(tree), &(&1 in below))
     end
 
     test "the application stops: all commands end, and it can be started again" do
       victim =
         Victim.start("""
+        Logger.configure(level: :warning)
         options = [kill_timeout: #{@kill_timeout}]
         command = #{inspect(Tree.command())}
         {:ok, p} = Proc.start(hd(command), tl(command), options)
         read = fn read, text -> if text =~ "ready", do: text, else: ({:ok, more} = Proc.read(p); read.(read, text <> more)) end
-        IO.puts(read.(read, ""))
+        text = read.(read, "")
         task = Task.async(fn -> NetRunner.run(["sleep", "1000"], options) end)
+        until = fn until -> if Enum.count(NetRunner.list(), & &1.os_pid) < 2, do: until.(until) end
+        until.(until)
+        IO.puts(text)
         wait.()
         :ok = Application.stop(:net_runner)
         say.(:stopped)
-        {:error, _} = Task.await(task)
+        # It was stopped by us, and says how it ended.
+        {"", 143} = Task.await(task)
         {:error, :not_started} = NetRunner.run(["true"])
         {:ok, _} = Application.ensure_all_started(:net_runner)
         say.(NetRunner.run(["echo", "again"]))

@@ -23,10 +23,9 @@ defmodule NetRunner.System.InheritanceTest do
       end
     end
 
-    test "without input, stdin is /dev/null, for reading" do
+    test "without input, stdin is /dev/null" do
       assert {"/dev/null\n", 0} = NetRunner.run(~w(readlink /proc/self/fd/0))
-      assert {flags, 0} = NetRunner.run(sh("grep flags: /proc/self/fdinfo/0"))
-      assert flags |> String.trim() |> String.ends_with?("0")
+      assert {"", 0} = NetRunner.run(~w(cat))
     end
 
     test "its ends of the pipes block, as a program expects" do
@@ -79,7 +78,10 @@ defmodule NetRunner.System.InheritanceTest do
       {:ok, p} = Proc.start("cat", [], stderr: :pipe)
       {:ok, other} = Proc.start("cat", [])
       fork_server = OS.fork_server()
-      null_and_socket = fn [{0, "/dev/null"}, {1, "/dev/null"}, {2, "/dev/null"}, {_, "socket:" <> _}] -> true end
+
+      null_and_socket = fn [{0, "/dev/null"}, {1, "/dev/null"}, {2, "/dev/null"}, {_, "socket:" <> _}] ->
+        true
+      end
 
       # An idle shepherd that has just been forked still tidies up.
       OS.eventually(fn ->
@@ -131,7 +133,11 @@ defmodule NetRunner.System.InheritanceTest do
       {:ok, p} = Proc.start("cat", [])
       os_pid = Proc.os_pid(p)
       assert %{group: ^os_pid, session: ^os_pid} = OS.stat(os_pid)
-      assert {"", 1} = NetRunner.run(sh("exec 2>/dev/null; : </dev/tty || exit 1")) |> then(fn {out, status} -> {out, min(status, 1)} end)
+
+      assert {"", 1} =
+               NetRunner.run(sh("exec 2>/dev/null; : </dev/tty || exit 1"))
+               |> then(fn {out, status} -> {out, min(status, 1)} end)
+
       assert :ok = Proc.stop(p)
     end
 
@@ -185,11 +191,13 @@ defmodule NetRunner.System.InheritanceTest do
 
     test "bytes are as they are: newlines, other encodings, equals signs" do
       for value <- ["a\nb", "=", "a=b=c", <<233, 255, 1>>, "ä€", " "] do
-        assert {^value, 0} = NetRunner.run(["printenv", "K"], env: %{"K" => value}) |> then(fn {out, s} -> {String.replace_suffix(out, "\n", ""), s} end)
+        assert {^value, 0} =
+                 NetRunner.run(["printenv", "K"], env: %{"K" => value})
+                 |> then(fn {out, s} -> {String.replace_suffix(out, "\n", ""), s} end)
       end
 
       assert {out, 0} = NetRunner.run(["env", "-0"], env: %{<<"N", 233>> => "x"})
-      assert (<<"N", 233, "=x">>) in String.split(out, "\0")
+      assert <<"N", 233, "=x">> in String.split(out, "\0")
     end
 
     test "what the VM was started with keeps its bytes" do
@@ -200,7 +208,8 @@ defmodule NetRunner.System.InheritanceTest do
           say.(out |> String.split(<<0>>) |> Enum.filter(&String.starts_with?(&1, "RAW")) |> Enum.sort())
           wait.()
           """,
-          shell: ~S(RAW1=$(printf '\351') RAW2=$(printf 'a\377b') RAW3=$(printf '\303\251') RAW4= exec "$0" "$@")
+          shell:
+            ~S[RAW1=$(printf '\351') RAW2=$(printf 'a\377b') RAW3=$(printf '\303\251') RAW4= exec "$0" "$@"]
         )
 
       assert Victim.term(victim) == [<<"RAW1=", 233>>, <<"RAW2=a", 255, "b">>, "RAW3=é", "RAW4="]

@@ -135,7 +135,9 @@ defmodule NetRunner.System.LeftoversTest do
       assert {60_000, 2} = Victim.term(victim)
       assert {"out\n", 0, "err\n"} = Victim.term(victim)
       everything = OS.tree(victim.os_pid)
-      assert length(OS.commands(victim.os_pid)) == 2
+      # The shells that have exited are not reaped before their shepherds are: nobody else gets their numbers.
+      assert ["sh", "sh", "sleep", "sleep"] = OS.commands(victim.os_pid) |> Enum.map(& &1.name) |> Enum.sort()
+      assert ["S", "S", "Z", "Z"] = OS.commands(victim.os_pid) |> Enum.map(& &1.state) |> Enum.sort()
       Victim.kill(victim)
       OS.await_gone(everything)
     end

@@ -3,15 +3,6 @@ defmodule NetRunner.System.MemoryTest do
   # Issue point 8: whatever a command writes, and whoever reads it slowly or not at all, memory is bounded.
   use NetRunner.Test.SystemCase, async: false
 
-  defmodule Nowhere do
-    @moduledoc false
-    defstruct []
-
-    defimpl Collectable do
-      def into(nowhere), do: {nowhere, fn _, command -> if command == :halt, do: :ok, else: nowhere end}
-    end
-  end
-
   # `yes` writes about a gigabyte a second: what were kept of it would be seen.
   @seconds 2_000
   @bound 64 * 1024 * 1024
@@ -19,8 +10,13 @@ defmodule NetRunner.System.MemoryTest do
   describe "yes >&2, for seconds" do
     for mode <- [:consume, :redirect, :disabled, :capture] do
       test "run, stderr: #{inspect(mode)}" do
-        # :capture keeps what it captures, so it has a limit; so has what comes in stdout.
-        options = if unquote(mode) == :capture, do: [max_output_size: 1_000_000], else: options
+        # What is returned is kept, so there is a limit to it, or it goes nowhere.
+        options =
+          case unquote(mode) do
+            :capture -> [max_output_size: 1_000_000]
+            :redirect -> [into: Tell.to(spawn(fn -> :ok end))]
+            _ -> []
+          end
 
         {growth, result} =
           growth(fn ->

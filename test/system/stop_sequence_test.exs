@@ -176,8 +176,9 @@ defmodule NetRunner.System.StopSequenceTest do
       end
 
     for {call, result} <- Task.await_many(tasks, 30_000) do
-      # stop may be first, and end the server before the others have asked.
-      assert result in if(call == :stop, do: [:ok], else: [{:ok, 137}, {:error, :closed}])
+      # stop may be first, and end the server before the others have asked; and it closes stdout, so that what
+      # the command says about SIGTERM may end it by SIGPIPE.
+      assert result in if(call == :stop, do: [:ok], else: [{:ok, 137}, {:ok, 141}, {:error, :closed}])
     end
 
     assert OS.present(Map.values(tree)) == []

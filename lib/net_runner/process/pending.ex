@@ -44,14 +44,14 @@ defmodule NetRunner.Process.Pending do
     %{pending | signals: :queue.in(caller, pending.signals)}
   end
 
-  @doc "Forgets the caller who does not wait any longer."
-  @spec withdraw(t(), id()) :: t()
+  @doc "Forgets a caller who does not wait any longer; `:error` when it has been taken out."
+  @spec withdraw(t(), id()) :: {:ok, t()} | :error
   def withdraw(%Pending{} = pending, id) do
-    %{
-      pending
-      | exit: Enum.reject(pending.exit, fn {other, _caller} -> other == id end),
-        done: Enum.reject(pending.done, fn {other, _caller, _wants} -> other == id end)
-    }
+    case {List.keytake(pending.exit, id, 0), List.keytake(pending.done, id, 0)} do
+      {{_caller, exit}, nil} -> {:ok, %{pending | exit: exit}}
+      {nil, {_caller, done}} -> {:ok, %{pending | done: done}}
+      {nil, nil} -> :error
+    end
   end
 
   @doc "Those who wait for the exit, the first one first."

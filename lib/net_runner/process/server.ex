@@ -191,6 +191,10 @@ defmodule NetRunner.Process.Server do
     data |> apply_state(State.signal(data.state, signal, from)) |> noreply()
   end
 
+  def handle_call({:withdraw, id}, from, data) do
+    data |> apply_state(State.withdraw(data.state, id, from)) |> noreply()
+  end
+
   def handle_call({:set_owner, owner}, _from, data) do
     if data.control, do: Nif.control_set_owner(data.control, owner)
     if data.owner_monitor, do: Process.demonitor(data.owner_monitor, [:flush])
@@ -203,10 +207,6 @@ defmodule NetRunner.Process.Server do
   def handle_call(:stderr_tail, _from, data), do: {:reply, Tail.to_binary(data.tail), data}
 
   @impl :gen_server
-  def handle_cast({:withdraw, id}, data) do
-    data |> apply_state(State.withdraw(data.state, id)) |> noreply()
-  end
-
   def handle_cast(:stop, data), do: data |> apply_state(State.stop(data.state)) |> noreply()
 
   # The answer is the exit reason: who waits for it knows then that the server, too, is gone, and is woken
@@ -258,7 +258,9 @@ defmodule NetRunner.Process.Server do
     if writer_finished?(reason) do
       {:noreply, data}
     else
-      # The input is incomplete, and nobody is left to say how it ends.
+      # The input is incomplete, and nobody is left to say how it ends. (One that was killed before it could
+      # be monitored is :noproc; for a writer does not end by itself.)
+      reason = if reason == :noproc, do: :killed, else: reason
       %{data | writer_killed: reason} |> apply_state(State.stop(data.state)) |> noreply()
     end
   end
@@ -299,7 +301,6 @@ defmodule NetRunner.Process.Server do
   defp orderly?(_crash), do: false
 
   defp writer_finished?(:normal), do: true
-  defp writer_finished?(:noproc), do: true
   defp writer_finished?({:shutdown, _outcome}), do: true
   defp writer_finished?(_killed), do: false
 
@@ -345,9 +346,11 @@ defmodule NetRunner.Process.Server do
     data
   end
 
+  # Who is told of the exit finds all that the command has written to stderr.
   defp perform(:exited, data) do
     Table.update(self(), :exited, true)
-    %{data | exited: System.monotonic_time(:millisecond)}
+    data = %{data | exited: System.monotonic_time(:millisecond)}
+    if data.stderr_ref, do: drain(data), else: data
   end
 
   defp perform({:reply, from, reply}, data) do

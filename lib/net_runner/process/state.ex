@@ -187,8 +187,14 @@ defmodule NetRunner.Process.State do
     if state.outcome || state.unkillable, do: answer_done(state, []), else: {[], state}
   end
 
-  @spec withdraw(t(), Pending.id()) :: {[effect()], t()}
-  def withdraw(state, id), do: {[], %{state | pending: Pending.withdraw(state.pending, id)}}
+  @doc "`:answered`: too late."
+  @spec withdraw(t(), Pending.id(), caller()) :: {[effect()], t()}
+  def withdraw(state, id, caller) do
+    case Pending.withdraw(state.pending, id) do
+      {:ok, pending} -> {[{:reply, caller, :withdrawn}], %{state | pending: pending}}
+      :error -> {[{:reply, caller, :answered}], state}
+    end
+  end
 
   @doc "Begins the stop sequence; nothing is waited for."
   @spec stop(t()) :: {[effect()], t()}

@@ -40,6 +40,12 @@ fn fork_server_kill(env: Env<'_>, fork_server: Handle<ForkServer>) -> Atom {
     atoms::ok()
 }
 
+#[rustler::nif]
+fn fork_server_close(env: Env<'_>, fork_server: Handle<ForkServer>) -> Atom {
+    fork_server.close(env);
+    atoms::ok()
+}
+
 #[rustler::nif(name = "spawn")]
 fn spawn_command<'a>(
     env: Env<'a>,

@@ -181,7 +181,8 @@ impl Handle<ForkServer> {
         self.close(env);
     }
 
-    fn close(&self, env: Env<'_>) {
+    /// Our ends closed.
+    pub(crate) fn close(&self, env: Env<'_>) {
         let mut state = self.lock();
         let control = state.control.take();
         state.pool = None;

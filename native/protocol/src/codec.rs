@@ -108,6 +108,11 @@ impl<M: Message> Decoder<M> {
             return Err(Error::Payload(tag));
         }
         self.start += LENGTH_BYTES + body;
+        if self.start == self.buffer.len() {
+            // A request of megabytes must not cost its memory for as long as the command runs.
+            self.buffer = Vec::new();
+            self.start = 0;
+        }
         Ok(Some(message))
     }
 }

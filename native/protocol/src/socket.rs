@@ -59,6 +59,10 @@ pub fn send(
     };
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    // The space is rounded up: it may have room for one more, which the receiver need not have.
+    if fds.len() > MAX_FDS {
+        return Err(Errno::INVAL);
+    }
     if !fds.is_empty() && !ancillary.push(SendAncillaryMessage::ScmRights(fds)) {
         return Err(Errno::INVAL);
     }

@@ -86,7 +86,7 @@ impl Channel {
         std::mem::take(&mut self.fds)
     }
 
-    /// Whether the VM has ended its direction, be it behind frames that are not read yet.
+    /// Whether the VM has hung up, be it behind frames that are not read yet.
     pub(crate) fn hung_up(&self) -> bool {
         hung_up(self.socket.as_fd())
     }

@@ -132,3 +132,119 @@ impl Escalation {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KILL_TIMEOUT: Duration = Duration::from_secs(3);
+    const MS: Duration = Duration::from_millis(1);
+
+    /// The steps that are due at a time, in order.
+    fn steps(escalation: &mut Escalation, now: Instant) -> Vec<Step> {
+        std::iter::from_fn(|| escalation.step(now)).collect()
+    }
+
+    /// Goes from deadline to deadline, up to and with `end`.
+    fn run(escalation: &mut Escalation, end: Instant) -> Vec<(Instant, Step)> {
+        let mut taken = Vec::new();
+        while let Some(deadline) = escalation.deadline().filter(|deadline| *deadline <= end) {
+            taken.extend(steps(escalation, deadline).into_iter().map(|step| (deadline, step)));
+        }
+        taken
+    }
+
+    #[test]
+    fn nothing_happens_by_itself() {
+        let mut escalation = Escalation::new(KILL_TIMEOUT);
+        let now = Instant::now();
+        assert_eq!(steps(&mut escalation, now + UNKILLABLE_AFTER * 10), []);
+        escalation.look_again(now);
+        assert_eq!((steps(&mut escalation, now), escalation.deadline()), (vec![], None));
+    }
+
+    #[test]
+    fn stop_sends_the_signals_once_and_kills_at_the_timeout() {
+        let mut escalation = Escalation::new(KILL_TIMEOUT);
+        let now = Instant::now();
+        escalation.stop();
+        assert_eq!(steps(&mut escalation, now), [Step::SendStopSignals]);
+        escalation.stop();
+        escalation.look_again(now);
+        escalation.leftovers(now);
+        assert_eq!(steps(&mut escalation, now + KILL_TIMEOUT - MS), []);
+        assert_eq!(escalation.deadline(), Some(now + KILL_TIMEOUT));
+        assert_eq!(steps(&mut escalation, now + KILL_TIMEOUT), [Step::Kill]);
+    }
+
+    #[test]
+    fn without_a_timeout_it_kills_at_once() {
+        let mut escalation = Escalation::new(Duration::ZERO);
+        escalation.stop();
+        assert_eq!(steps(&mut escalation, Instant::now()), [Step::Kill]);
+    }
+
+    #[test]
+    fn leftovers_have_a_moment_before_the_stop_signals() {
+        let mut escalation = Escalation::new(KILL_TIMEOUT);
+        let now = Instant::now();
+        escalation.leftovers(now);
+        assert_eq!(steps(&mut escalation, now + GRACE - MS), []);
+        assert_eq!(escalation.deadline(), Some(now + GRACE));
+        assert_eq!(steps(&mut escalation, now + GRACE), [Step::SendStopSignals]);
+        assert_eq!(escalation.deadline(), Some(now + GRACE + KILL_TIMEOUT));
+    }
+
+    #[test]
+    fn a_stop_ends_that_moment() {
+        let mut escalation = Escalation::new(KILL_TIMEOUT);
+        let now = Instant::now();
+        escalation.leftovers(now);
+        escalation.stop();
+        assert_eq!(steps(&mut escalation, now), [Step::SendStopSignals]);
+    }
+
+    #[test]
+    fn killing_is_repeated_with_growing_pauses_and_then_reported() {
+        let mut escalation = Escalation::new(Duration::ZERO);
+        let now = Instant::now();
+        escalation.stop();
+        assert_eq!(steps(&mut escalation, now), [Step::Kill]);
+        let taken = run(&mut escalation, now + UNKILLABLE_AFTER * 2);
+        let (last, kills) = taken.split_last().unwrap();
+        assert_eq!(*last, (now + UNKILLABLE_AFTER, Step::ReportUnkillable));
+        assert!(kills.iter().all(|(_, step)| *step == Step::Kill));
+        let times: Vec<Duration> = kills.iter().map(|(time, _)| *time - now).collect();
+        assert_eq!(times[..4], [MS, 3 * MS, 7 * MS, 15 * MS]);
+        assert!(times.windows(2).all(|pair| pair[1] - pair[0] <= LONGEST_PAUSE));
+        assert_eq!(escalation.deadline(), None, "no wake-ups for what cannot be killed");
+    }
+
+    #[test]
+    fn what_is_due_again_waits_for_a_later_time() {
+        let mut escalation = Escalation::new(Duration::ZERO);
+        let now = Instant::now();
+        escalation.stop();
+        assert_eq!(steps(&mut escalation, now), [Step::Kill]);
+        let later = now + MS / 2;
+        escalation.look_again(later);
+        assert_eq!(steps(&mut escalation, now), []);
+        assert_eq!(escalation.deadline(), Some(later));
+        assert_eq!(steps(&mut escalation, later), [Step::Kill]);
+    }
+
+    #[test]
+    fn after_the_report_it_kills_only_when_a_child_ends() {
+        let mut escalation = Escalation::new(Duration::ZERO);
+        let now = Instant::now();
+        escalation.stop();
+        steps(&mut escalation, now);
+        run(&mut escalation, now + UNKILLABLE_AFTER);
+        let later = now + UNKILLABLE_AFTER * 3;
+        assert_eq!(steps(&mut escalation, later), []);
+        escalation.look_again(later);
+        assert_eq!(escalation.deadline(), Some(later));
+        assert_eq!(steps(&mut escalation, later), [Step::Kill]);
+        assert_eq!(steps(&mut escalation, later + UNKILLABLE_AFTER), [], "reported once");
+    }
+}

@@ -21,19 +21,24 @@ const IDLE_SHEPHERDS: usize = 4;
 const FIRST_PAUSE: Duration = Duration::from_millis(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
-/// Fd 0, if it is a socket: moved to 3 or above, and /dev/null put on 0, 1 and 2.
-pub(crate) fn take_control_socket() -> Option<OwnedFd> {
-    rustix::net::sockopt::socket_type(rustix::stdio::stdin()).ok()?;
-    let control = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3).ok()?;
-    let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).ok()?;
-    rustix::stdio::dup2_stdin(&null).ok()?;
-    rustix::stdio::dup2_stdout(&null).ok()?;
-    rustix::stdio::dup2_stderr(&null).ok()?;
-    Some(control)
+/// Whether fd 0 is a socket, as it is when the NIF starts this program.
+pub(crate) fn has_control_socket() -> bool {
+    rustix::net::sockopt::socket_type(rustix::stdio::stdin()).is_ok()
+}
+
+/// Moves the control socket to 3 or above, and puts /dev/null on 0, 1 and 2, where commands inherit it.
+fn take_control_socket() -> Result<OwnedFd, Errno> {
+    let control = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3)?;
+    let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
+    rustix::stdio::dup2_stdin(&null)?;
+    rustix::stdio::dup2_stdout(&null)?;
+    rustix::stdio::dup2_stderr(&null)?;
+    Ok(control)
 }
 
 /// Returns when the VM and all shepherds are gone.
-pub(crate) fn run(control: OwnedFd) -> Result<(), Errno> {
+pub(crate) fn run() -> Result<(), Errno> {
+    let control = take_control_socket()?;
     os::close_all_but(control.as_fd());
     // EPERM: it leads a session already.
     let _ = rustix::process::setsid();

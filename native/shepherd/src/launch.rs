@@ -5,7 +5,6 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use protocol::{Event, Stage};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
-use rustix::pipe::PipeFlags;
 
 use crate::child::{self, Child, FAILURE_BYTES};
 use crate::os;
@@ -29,7 +28,7 @@ impl Failure {
 
 /// Starts the command. Exec's error comes through a close-on-exec pipe, whose end of file is its success.
 pub(crate) fn launch(plan: &Plan, vm: BorrowedFd<'_>) -> Result<Child, Failure> {
-    let (ours, theirs) = error_pipe().map_err(|errno| Failure::new(Stage::Pipe, errno))?;
+    let (ours, theirs) = os::error_pipe().map_err(|errno| Failure::new(Stage::Pipe, errno))?;
     let child = child::start(plan, theirs.as_fd()).map_err(|errno| Failure::new(Stage::Fork, errno))?;
     drop(theirs);
     match read_failure(&ours, &child, vm) {
@@ -42,13 +41,6 @@ pub(crate) fn launch(plan: &Plan, vm: BorrowedFd<'_>) -> Result<Child, Failure> 
             Err(failure)
         }
     }
-}
-
-fn error_pipe() -> Result<(OwnedFd, OwnedFd), Errno> {
-    #[cfg(not(target_vendor = "apple"))]
-    return rustix::pipe::pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK);
-    #[cfg(target_vendor = "apple")]
-    os::pipe()
 }
 
 /// An exec can take long (a program on a network file system, a frozen cgroup): when the VM goes meanwhile,

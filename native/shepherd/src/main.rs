@@ -21,13 +21,10 @@ const OS_ERROR: u8 = 71;
 fn main() -> ExitCode {
     let mut arguments = std::env::args_os().skip(1);
     let is_fork_server = arguments.next().is_some_and(|role| role == "fork-server");
-    if !is_fork_server || arguments.next().is_some() {
+    if !is_fork_server || arguments.next().is_some() || !fork_server::has_control_socket() {
         return refuse();
     }
-    let Some(control) = fork_server::take_control_socket() else {
-        return refuse();
-    };
-    match fork_server::run(control) {
+    match fork_server::run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(_) => ExitCode::from(OS_ERROR),
     }

@@ -5,7 +5,7 @@ use std::ffi::{CStr, CString, c_char};
 use std::os::fd::OwnedFd;
 
 use protocol::Spawn;
-use rustix::fs::Mode;
+use rustix::fs::{Mode, RawMode};
 use rustix::process::{Pid, getpid};
 
 use crate::stdio::StdioFds;
@@ -36,7 +36,7 @@ impl Plan {
             env: CStrings::new(&spawn.env),
             directory,
             path: spawn.directory.path.as_deref().map(c_string),
-            umask: Mode::from_raw_mode(spawn.umask),
+            umask: Mode::from_raw_mode((spawn.umask & 0o777) as RawMode),
             stdio: StdioFds::take(spawn.stdio, fds)?,
             shepherd: getpid(),
         })

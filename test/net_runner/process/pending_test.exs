@@ -32,18 +32,20 @@ defmodule NetRunner.Process.PendingTest do
     assert {:empty, _pending} = Pending.take_signal(pending)
   end
 
-  test "who withdraws is not taken out" do
+  test "who withdraws is not taken out, and can tell whether it was before" do
     pending =
       Pending.new()
       |> Pending.await_exit(:a, "a")
       |> Pending.await_exit(:b, "b")
       |> Pending.await_done(:c, "c", :status)
       |> Pending.await_done(:d, "d", :status)
-      |> Pending.withdraw(:a)
-      |> Pending.withdraw(:c)
-      |> Pending.withdraw(:unknown)
 
+    {:ok, pending} = Pending.withdraw(pending, :a)
+    {:ok, pending} = Pending.withdraw(pending, :c)
+    assert Pending.withdraw(pending, :a) == :error
+    assert Pending.withdraw(pending, :unknown) == :error
     assert {["b"], pending} = Pending.take_exit(pending)
-    assert {[{"d", :status}], _pending} = Pending.take_done(pending)
+    assert {[{"d", :status}], pending} = Pending.take_done(pending)
+    assert Pending.withdraw(pending, :b) == :error
   end
 end

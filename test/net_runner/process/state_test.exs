@@ -86,9 +86,12 @@ defmodule NetRunner.Process.StateTest do
     end
 
     test "is not answered to who has withdrawn" do
-      withdraw = &State.withdraw(&1, :id)
-      {effects, _state} = run([{:started, 7}, await_exit("a", :id), await_exit("b"), withdraw, @exit_3])
+      withdraw = &State.withdraw(&1, :id, "w")
+      {effects, state} = run([{:started, 7}, await_exit("a", :id), await_exit("b"), withdraw])
+      assert effects == [{:reply, "w", :withdrawn}]
+      {effects, state} = State.event(state, @exit_3)
       assert replies(effects) == [{"b", {:ok, 3}}]
+      assert {[{:reply, "w", :answered}], _state} = withdraw.(state)
     end
 
     test "has the error of a command without an exit" do

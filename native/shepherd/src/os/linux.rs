@@ -1,7 +1,6 @@
-//! Linux: subreaper, pidfds, /proc, and waiting for children without reaping them.
+//! Linux: subreaper, pidfds, and waiting for children without reaping them.
 
 use std::ffi::c_int;
-use std::fmt::Write as _;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
@@ -10,12 +9,12 @@ use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::signal::SigSet;
 use nix::sys::time::TimeSpec;
 use protocol::{Exit, Rusage};
-use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
+use rustix::pipe::PipeFlags;
 use rustix::process::{Pid, PidfdFlags, WaitId, WaitIdOptions, getpid, pidfd_open};
 
 use super::unix::{from_nix, last_errno};
-use super::{Process, Signal, Watched, Woken};
+use super::{Signal, Watched, Woken};
 
 /// Orphaned descendants become children of this process (prctl(2)): nothing gets away by forking twice.
 pub(crate) fn become_subreaper() -> Result<(), Errno> {
@@ -91,16 +90,15 @@ pub(crate) fn wait(watched: &[Watched<'_>], timeout: Option<Duration>) -> Result
     }
 }
 
+pub(crate) const HIGHEST_SIGNAL: c_int = 64;
+
+/// Neither end ever waits: the reader polls, and a failure is smaller than the pipe.
+pub(crate) fn error_pipe() -> Result<(OwnedFd, OwnedFd), Errno> {
+    rustix::pipe::pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)
+}
+
 /// That the peer has closed its end, or at least its sending direction (poll(2)).
 pub(crate) const HANG_UP: rustix::event::PollFlags = rustix::event::PollFlags::RDHUP;
-
-/// Whether the peer has closed its end, or at least its sending direction.
-pub(crate) fn hung_up(socket: BorrowedFd<'_>) -> bool {
-    use rustix::event::{PollFd, poll};
-    let mut fds = [PollFd::from_borrowed_fd(socket, HANG_UP)];
-    let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
-    poll(&mut fds, Some(&now)).is_ok_and(|ready| ready > 0)
-}
 
 /// A pidfd of this process; `None` before Linux 5.3.
 pub(crate) fn own_pidfd() -> Option<OwnedFd> {
@@ -195,44 +193,6 @@ pub(crate) fn any_child_alive(_group: Pid) -> bool {
     !matches!(rustix::process::waitid(WaitId::All, options), Err(Errno::CHILD))
 }
 
-/// All processes that /proc shows, by rising pid; `None` without /proc. Read while it goes: a process that
-/// appears during the walk, with a higher pid, is found by it.
-pub(crate) fn processes() -> Option<impl Iterator<Item = Process>> {
-    let entries = std::fs::read_dir("/proc").ok()?;
-    // Without a process in it, it is not a proc file system.
-    process(getpid())?;
-    Some(entries.filter_map(|entry| {
-        let pid = entry.ok()?.file_name().to_str()?.parse().ok()?;
-        process(Pid::from_raw(pid)?)
-    }))
-}
-
-/// One process; `None` when there is none.
-pub(crate) fn process(pid: Pid) -> Option<Process> {
-    let mut path = String::with_capacity(24);
-    write!(path, "/proc/{pid}/stat").ok()?;
-    let file = rustix::fs::open(path.as_str(), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()?;
-    // The fields that are used end within 64 + 20 * 20 bytes.
-    let mut buffer = [0; 512];
-    let length = rustix::io::read(&file, &mut buffer).ok()?;
-    parse_stat(pid, &buffer[..length])
-}
-
-/// proc_pid_stat(5). The name of the program may hold spaces and parentheses: what counts comes after the
-/// last `)`.
-fn parse_stat(pid: Pid, stat: &[u8]) -> Option<Process> {
-    let end_of_name = stat.iter().rposition(|byte| *byte == b')')?;
-    let rest = std::str::from_utf8(&stat[end_of_name + 1..]).ok()?;
-    let mut fields = rest.split_ascii_whitespace();
-    let state = fields.next()?;
-    let parent = fields.next()?.parse().ok()?;
-    let group = fields.next()?.parse().ok()?;
-    // Field 20; group was field 5.
-    let threads: i32 = fields.nth(14)?.parse().ok()?;
-    // A thread group whose leader has ended while others run shows the leader's Z.
-    Some(Process { pid, parent, group, alive: !matches!(state, "Z" | "X") || threads > 1 })
-}
-
 /// A process that is signalled, or nothing: its pid may go to another meanwhile.
 pub(crate) struct PinnedProcess(Pinned);
 
@@ -263,41 +223,5 @@ impl PinnedProcess {
             0 => Ok(()),
             _ => Err(last_errno()),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn parse(stat: &str) -> Option<Process> {
-        parse_stat(Pid::from_raw(7).unwrap(), stat.as_bytes())
-    }
-
-    #[test]
-    fn a_program_name_may_hold_anything() {
-        for name in ["sh", "a b", ") Z 1 1 (", ")", "((", "\n"] {
-            let found = parse(&format!("7 ({name}) S 3 4 5 0 -1 0 0 0 0 0 0 0 0 0 20 0 1 0 9 0")).unwrap();
-            assert_eq!((found.parent, found.group, found.alive), (3, 4, true), "{name}");
-        }
-    }
-
-    #[test]
-    fn a_zombie_is_dead_unless_a_thread_runs_on() {
-        assert!(!parse("7 (a) Z 3 4 5 0 -1 0 0 0 0 0 0 0 0 0 20 0 1 0 9").unwrap().alive);
-        assert!(parse("7 (a) Z 3 4 5 0 -1 0 0 0 0 0 0 0 0 0 20 0 2 0 9").unwrap().alive);
-    }
-
-    #[test]
-    fn a_cut_line_is_no_process() {
-        assert_eq!(parse("7 (a) S 3"), None);
-        assert_eq!(parse(""), None);
-    }
-
-    #[test]
-    fn this_process_is_in_the_table() {
-        let me = processes().unwrap().find(|process| process.pid == getpid()).unwrap();
-        assert!(me.alive);
-        assert_eq!(me.parent, Pid::as_raw(rustix::process::getppid()));
     }
 }

@@ -1,1 +1,140 @@
-//! macOS.
+//! macOS, by its manual pages (it is checked by the compiler only): no subreaper, no pidfds, no parent-death
+//! signal, no /proc. Only the process group is reachable.
+
+use std::ffi::c_int;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+use nix::sys::select::{FdSet, pselect};
+use nix::sys::signal::SigSet;
+use nix::sys::time::TimeSpec;
+use protocol::{Exit, Rusage};
+use rustix::event::PollFlags;
+use rustix::io::{Errno, FdFlags};
+use rustix::process::Pid;
+
+use super::unix::{from_nix, last_errno};
+use super::{Process, Signal, Watched, Woken};
+
+pub(crate) const HIGHEST_SIGNAL: c_int = 31;
+
+/// That the peer has closed its end; poll(2) has nothing for its sending direction alone.
+pub(crate) const HANG_UP: PollFlags = PollFlags::HUP;
+
+pub(crate) fn become_subreaper() -> Result<(), Errno> {
+    Ok(())
+}
+
+pub(crate) fn die_with_parent() -> Result<(), Errno> {
+    Ok(())
+}
+
+pub(crate) fn own_pidfd() -> Option<OwnedFd> {
+    None
+}
+
+pub(crate) fn reset_disposition(number: c_int) {
+    // SAFETY: SIG_DFL is no code that could run.
+    unsafe { libc::signal(number, libc::SIG_DFL) };
+}
+
+/// pipe(2) takes no flags here.
+pub(crate) fn error_pipe() -> Result<(OwnedFd, OwnedFd), Errno> {
+    let pipe = rustix::pipe::pipe()?;
+    for end in [&pipe.0, &pipe.1] {
+        rustix::io::fcntl_setfd(end, FdFlags::CLOEXEC)?;
+        rustix::io::ioctl_fionbio(end, true)?;
+    }
+    Ok(pipe)
+}
+
+/// Closes every fd from 3 up but `keep`.
+pub(crate) fn close_all_but(keep: BorrowedFd<'_>) {
+    let entries = std::fs::read_dir("/dev/fd").into_iter().flatten();
+    let open: Vec<c_int> =
+        entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect();
+    for fd in open.into_iter().filter(|fd| *fd > 2 && *fd != keep.as_raw_fd()) {
+        // SAFETY: nothing that is used later owns an fd other than 0, 1, 2 and `keep`.
+        unsafe { libc::close(fd) };
+    }
+}
+
+/// Waits until an fd may be ready, a child has ended or the time is up. There is no ppoll(2).
+pub(crate) fn wait(watched: &[Watched<'_>], timeout: Option<Duration>) -> Result<Woken, Errno> {
+    let (mut readable, mut writable) = (FdSet::new(), FdSet::new());
+    for watched in watched {
+        if watched.read {
+            readable.insert(watched.fd);
+        }
+        if watched.write {
+            writable.insert(watched.fd);
+        }
+    }
+    let timeout = timeout.map(TimeSpec::from_duration);
+    let unblocked = SigSet::empty();
+    match pselect(None, &mut readable, &mut writable, None, timeout.as_ref(), Some(&unblocked)) {
+        Ok(_) => Ok(Woken::ByFdOrTime),
+        Err(nix::errno::Errno::EINTR) => Ok(Woken::ByChild),
+        Err(errno) => Err(from_nix(errno)),
+    }
+}
+
+/// A child that has ended and is not reaped yet. It stays so.
+pub(crate) fn ended_child() -> Result<Option<Pid>, Errno> {
+    Ok(waitid(libc::P_ALL, 0)?.map(|(pid, _)| pid))
+}
+
+/// How `child` has ended; `None` while it runs. It is not reaped. Nothing here tells what a zombie has used
+/// (wait4(2) would reap it), so that is all zeros.
+pub(crate) fn exit_of(child: Pid) -> Result<Option<(Exit, Rusage)>, Errno> {
+    let ended = waitid(libc::P_PID, child.as_raw_nonzero().get().cast_unsigned())?;
+    Ok(ended.map(|(_, exit)| (exit, Rusage::default())))
+}
+
+fn waitid(id_type: libc::idtype_t, id: libc::id_t) -> Result<Option<(Pid, Exit)>, Errno> {
+    let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
+    let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
+    // SAFETY: waitid(2) writes a siginfo_t.
+    while unsafe { libc::waitid(id_type, id, info.as_mut_ptr(), options) } != 0 {
+        match last_errno() {
+            Errno::INTR => {}
+            Errno::CHILD => return Ok(None),
+            errno => return Err(errno),
+        }
+    }
+    // SAFETY: zeros are a siginfo_t, and so is what was written over them.
+    let info = unsafe { info.assume_init() };
+    let number = u8::try_from(info.si_status & 0xff).unwrap_or(0);
+    let exit = match info.si_code {
+        libc::CLD_EXITED => Exit::Status(number),
+        code => Exit::Signal { signal: number, core_dumped: code == libc::CLD_DUMPED },
+    };
+    Ok(Pid::from_raw(info.si_pid).map(|pid| (pid, exit)))
+}
+
+/// Whether anything in the group lives: kill(2) finds no zombies.
+pub(crate) fn any_child_alive(group: Pid) -> bool {
+    rustix::process::test_kill_process_group(group).is_ok()
+}
+
+pub(crate) fn processes() -> Option<std::iter::Empty<Process>> {
+    None
+}
+
+pub(crate) fn process(_pid: Pid) -> Option<Process> {
+    None
+}
+
+/// Nothing is found that would have to be pinned.
+pub(crate) struct PinnedProcess(Pid);
+
+pub(crate) fn pin(pid: Pid) -> Option<PinnedProcess> {
+    Some(PinnedProcess(pid))
+}
+
+impl PinnedProcess {
+    pub(crate) fn signal(&self, signal: Signal) -> Result<(), Errno> {
+        super::kill_process(self.0, signal)
+    }
+}

@@ -2,24 +2,27 @@
 
 mod unix;
 pub(crate) use unix::{
-    Signal, ignore_terminal_and_stop_signals, kill_group, kill_process, last_errno, reset_signal_mask,
-    restore_default_signals, watch_children,
+    Signal, hung_up, ignore_terminal_and_stop_signals, kill_group, kill_process, last_errno,
+    reset_signal_mask, restore_default_signals, watch_children,
 };
 
 #[cfg(target_os = "linux")]
-mod linux;
+mod proc;
 #[cfg(target_os = "linux")]
-pub(crate) use linux::{
-    HANG_UP, PinnedProcess, any_child_alive, become_subreaper, close_all_but, die_with_parent, ended_child,
-    exit_of, hung_up, own_pidfd, pin, process, processes, reset_disposition, wait,
-};
+#[path = "linux.rs"]
+mod system;
+#[cfg(target_os = "linux")]
+pub(crate) use proc::{process, processes};
 
 #[cfg(target_vendor = "apple")]
-mod macos;
+#[path = "macos.rs"]
+mod system;
 #[cfg(target_vendor = "apple")]
-pub(crate) use macos::{
-    HANG_UP, PinnedProcess, any_child_alive, become_subreaper, close_all_but, die_with_parent, ended_child,
-    exit_of, hung_up, own_pidfd, pin, process, processes, reset_disposition, wait,
+pub(crate) use system::{process, processes};
+
+pub(crate) use system::{
+    HANG_UP, HIGHEST_SIGNAL, PinnedProcess, any_child_alive, become_subreaper, close_all_but,
+    die_with_parent, ended_child, error_pipe, exit_of, own_pidfd, pin, reset_disposition, wait,
 };
 
 use std::os::fd::BorrowedFd;

@@ -1,6 +1,9 @@
-//! Signals, as POSIX has them.
+//! Signals and sockets, as POSIX has them.
+
+use std::os::fd::BorrowedFd;
 
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, sigaction};
+use rustix::event::{PollFd, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::Pid;
 
@@ -46,7 +49,7 @@ pub(super) fn from_nix(errno: nix::errno::Errno) -> Errno {
 /// Sets every disposition to its default, then ignores [`IGNORED`]. What the VM ignores (SIGCHLD, and what
 /// its own parent ignored) is inherited through exec (execve(2)) and must not reach a command.
 pub(crate) fn ignore_terminal_and_stop_signals() -> Result<(), Errno> {
-    for number in 1..=libc::SIGRTMAX() {
+    for number in 1..=super::HIGHEST_SIGNAL {
         super::reset_disposition(number);
     }
     let ignore = SigAction::new(SigHandler::SigIgn, SaFlags::empty(), SigSet::empty());
@@ -86,4 +89,11 @@ pub(crate) fn watch_children() -> Result<(), Errno> {
     // SAFETY: the handler is empty, which is async-signal-safe.
     unsafe { sigaction(nix::sys::signal::Signal::SIGCHLD, &handler) }.map_err(from_nix)?;
     Ok(())
+}
+
+/// Whether the peer has hung up, be it behind bytes that are not read yet.
+pub(crate) fn hung_up(socket: BorrowedFd<'_>) -> bool {
+    let mut fds = [PollFd::from_borrowed_fd(socket, super::HANG_UP)];
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    poll(&mut fds, Some(&now)).is_ok_and(|ready| ready > 0)
 }

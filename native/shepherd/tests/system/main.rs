@@ -2,9 +2,12 @@
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, reason = "in a test it is the assertion")]
 
+mod cannot_start;
 mod fork_server;
 mod robustness;
 mod signals;
 mod start;
 mod stop;
 mod support;
+mod timing;
+mod unprivileged;

@@ -1,0 +1,160 @@
+//! The codec, with everything that can be said, in pieces of every size, and with what cannot be said.
+
+mod messages;
+
+use messages::{event, request};
+use proptest::collection::vec;
+use proptest::prelude::*;
+use protocol::{Decoder, Error, Event, MAX_FRAME, Message, Request};
+
+/// What comes out of bytes that arrive in pieces of these sizes, over and over, and how it ends.
+fn decode<M: Message>(bytes: &[u8], sizes: &[usize]) -> (Vec<M>, Option<Error>) {
+    let mut decoder = Decoder::default();
+    let mut messages = Vec::new();
+    let mut sizes = sizes.iter().cycle();
+    let mut rest = bytes;
+    while !rest.is_empty() {
+        let (piece, after) = rest.split_at(rest.len().min(*sizes.next().unwrap_or(&1)));
+        rest = after;
+        decoder.push(piece);
+        loop {
+            match decoder.next_message() {
+                Ok(Some(message)) => messages.push(message),
+                Ok(None) => break,
+                Err(error) => {
+                    // For ever the same, whatever follows.
+                    decoder.push(&[3, 0, 0, 0]);
+                    assert_eq!(decoder.next_message().err(), Some(error));
+                    return (messages, Some(error));
+                }
+            }
+        }
+    }
+    (messages, None)
+}
+
+fn encode<M: Message>(messages: &[M]) -> Vec<u8> {
+    messages.iter().flat_map(Message::encode).collect()
+}
+
+/// A frame of these contents, with the right length.
+fn frame(body: &[u8]) -> Vec<u8> {
+    let mut frame = u32::try_from(body.len()).unwrap_or(u32::MAX).to_le_bytes().to_vec();
+    frame.extend_from_slice(body);
+    frame
+}
+
+fn sizes() -> impl Strategy<Value = Vec<usize>> {
+    vec(1..80_usize, 1..20)
+}
+
+proptest! {
+    #[test]
+    fn requests_come_out_as_they_went_in(requests in vec(request(), 0..6), sizes in sizes()) {
+        prop_assert_eq!(decode::<Request>(&encode(&requests), &sizes), (requests, None));
+    }
+
+    #[test]
+    fn events_come_out_as_they_went_in(events in vec(event(), 0..12), sizes in sizes()) {
+        prop_assert_eq!(decode::<Event>(&encode(&events), &sizes), (events, None));
+    }
+
+    #[test]
+    fn pieces_make_no_difference(bytes in vec(any::<u8>(), 0..200), sizes in sizes()) {
+        let whole = decode::<Request>(&bytes, &[bytes.len().max(1)]);
+        prop_assert_eq!(decode::<Request>(&bytes, &sizes), whole);
+    }
+
+    #[test]
+    fn what_is_cut_off_is_awaited(request in request(), cut in any::<prop::sample::Index>()) {
+        let bytes = request.encode();
+        let cut = cut.index(bytes.len());
+        prop_assert_eq!(decode::<Request>(&bytes[..cut], &[7]), (vec![], None));
+    }
+
+    #[test]
+    fn a_payload_that_is_too_short_or_too_long_is_an_error(
+        request in request(),
+        event in event(),
+        cut in any::<prop::sample::Index>(),
+    ) {
+        for (bytes, is_error) in [
+            (request.encode(), (|bytes| decode::<Request>(bytes, &[64]).1.is_some()) as fn(&[u8]) -> bool),
+            (event.encode(), |bytes| decode::<Event>(bytes, &[64]).1.is_some()),
+        ] {
+            let body = &bytes[4..];
+            prop_assert!(is_error(&frame(&body[..cut.index(body.len())])));
+            prop_assert!(is_error(&frame(&[body, &[0]].concat())));
+        }
+    }
+
+    /// Bytes in place of others: an error, or another message; never a panic.
+    #[test]
+    fn damage_does_no_harm(
+        requests in vec(request(), 1..3),
+        damage in vec((any::<prop::sample::Index>(), any::<u8>()), 1..8),
+        sizes in sizes(),
+    ) {
+        let mut bytes = encode(&requests);
+        for (place, byte) in damage {
+            let place = place.index(bytes.len());
+            bytes[place] = byte;
+        }
+        decode::<Request>(&bytes, &sizes);
+        decode::<Event>(&bytes, &sizes);
+    }
+
+    #[test]
+    fn nor_does_garbage(tag in any::<u8>(), payload in vec(any::<u8>(), 0..300), sizes in sizes()) {
+        let bytes = frame(&[&[tag], &payload[..]].concat());
+        decode::<Request>(&bytes, &sizes);
+        decode::<Event>(&bytes, &sizes);
+    }
+}
+
+fn error_of(bytes: &[u8]) -> Option<Error> {
+    decode::<Request>(bytes, &[1024]).1
+}
+
+#[test]
+fn impossible_lengths_and_tags_are_named() {
+    let over = u32::try_from(MAX_FRAME).unwrap() - 3;
+    assert_eq!(error_of(&[0, 0, 0, 0]), Some(Error::Length(0)));
+    assert_eq!(error_of(&over.to_le_bytes()), Some(Error::Length(over)));
+    assert_eq!(error_of(&(over - 1).to_le_bytes()), None);
+    assert_eq!(error_of(&frame(&[200])), Some(Error::Tag(200)));
+    assert_eq!(error_of(&frame(&[0])), Some(Error::Tag(0)));
+}
+
+#[test]
+fn impossible_values_are_malformed() {
+    const SIGNAL: u8 = 2;
+    const STOP: u8 = 3;
+    for signal in [0, -1, 65, i32::MAX, i32::MIN] {
+        let body = [&[SIGNAL], &signal.to_le_bytes()[..]].concat();
+        assert_eq!(error_of(&frame(&body)), Some(Error::Payload(SIGNAL)), "{signal}");
+    }
+    assert_eq!(error_of(&frame(&[STOP, 0])), Some(Error::Payload(STOP)));
+}
+
+#[test]
+fn a_nul_inside_a_c_string_is_malformed() {
+    let good = messages::smallest_spawn();
+    let nul = || b"a\0b".to_vec();
+    let error = |change: &dyn Fn(&mut protocol::Spawn)| {
+        let mut spawn = good.clone();
+        change(&mut spawn);
+        error_of(&Request::Spawn(Box::new(spawn)).encode())
+    };
+    assert_eq!(error(&|_| {}), None);
+    let malformed = Some(Error::Payload(1));
+    assert_eq!(error(&|spawn| spawn.executable = nul()), malformed);
+    assert_eq!(error(&|spawn| spawn.executable = Vec::new()), malformed);
+    assert_eq!(error(&|spawn| spawn.argv.push(nul())), malformed);
+    assert_eq!(error(&|spawn| spawn.argv.clear()), malformed);
+    assert_eq!(error(&|spawn| spawn.env.push(nul())), malformed);
+    assert_eq!(error(&|spawn| spawn.directory.path = Some(nul())), malformed);
+    assert_eq!(error(&|spawn| spawn.stop_signals.clear()), malformed);
+    assert_eq!(error(&|spawn| spawn.umask = 0o1000), malformed);
+    assert_eq!(error(&|spawn| spawn.stdio[1] = protocol::Stdio::Stdout), malformed);
+}

@@ -1,0 +1,110 @@
+//! Every message that can be sent.
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+use protocol::{Directory, Event, Exit, Leftovers, Request, Rusage, SignalResult, Spawn, Stage, Stdio};
+
+fn c_bytes() -> impl Strategy<Value = Vec<u8>> {
+    vec(1..=u8::MAX, 0..40)
+}
+
+fn leftovers() -> impl Strategy<Value = Leftovers> {
+    prop_oneof![Just(Leftovers::Kill), Just(Leftovers::Keep)]
+}
+
+fn stdio() -> impl Strategy<Value = [Stdio; 3]> {
+    let input = || prop_oneof![Just(Stdio::Null), Just(Stdio::Fd)];
+    (input(), input(), prop_oneof![input(), Just(Stdio::Stdout)]).prop_map(<[Stdio; 3]>::from)
+}
+
+fn spawn() -> impl Strategy<Value = Spawn> {
+    let names =
+        (vec(1..=u8::MAX, 1..40), vec(c_bytes(), 1..5), vec(c_bytes(), 0..5), prop::option::of(c_bytes()));
+    let ending = (any::<u32>(), vec(1..=64_u8, 1..4), leftovers());
+    (names, 0..=0o777_u32, stdio(), ending).prop_map(
+        |((executable, argv, env, path), umask, stdio, (kill_timeout_ms, stop_signals, leftovers))| Spawn {
+            executable,
+            argv,
+            env,
+            directory: Directory { path },
+            umask,
+            stdio,
+            kill_timeout_ms,
+            stop_signals,
+            leftovers,
+        },
+    )
+}
+
+pub(crate) fn smallest_spawn() -> Spawn {
+    Spawn {
+        executable: b"a".to_vec(),
+        argv: vec![Vec::new()],
+        env: Vec::new(),
+        directory: Directory::default(),
+        umask: 0,
+        stdio: [Stdio::Null; 3],
+        kill_timeout_ms: 0,
+        stop_signals: vec![15],
+        leftovers: Leftovers::Kill,
+    }
+}
+
+pub(crate) fn request() -> impl Strategy<Value = Request> {
+    prop_oneof![
+        3 => spawn().prop_map(|spawn| Request::Spawn(Box::new(spawn))),
+        1 => (1..=64).prop_map(Request::Signal),
+        1 => Just(Request::Stop),
+    ]
+}
+
+fn stage() -> impl Strategy<Value = Stage> {
+    (0..6_u8).prop_map(|number| Stage::from_number(number).expect("there are six stages"))
+}
+
+fn rusage() -> impl Strategy<Value = Rusage> {
+    any::<[u64; 9]>().prop_map(
+        |[
+            user_us,
+            system_us,
+            max_rss_bytes,
+            minor_faults,
+            major_faults,
+            blocks_in,
+            blocks_out,
+            waited,
+            forced,
+        ]| Rusage {
+            user_us,
+            system_us,
+            max_rss_bytes,
+            minor_faults,
+            major_faults,
+            blocks_in,
+            blocks_out,
+            voluntary_switches: waited,
+            involuntary_switches: forced,
+        },
+    )
+}
+
+fn exit() -> impl Strategy<Value = Exit> {
+    prop_oneof![
+        any::<u8>().prop_map(Exit::Status),
+        (1..=64_u8, any::<bool>()).prop_map(|(signal, core_dumped)| Exit::Signal { signal, core_dumped }),
+    ]
+}
+
+pub(crate) fn event() -> impl Strategy<Value = Event> {
+    let positive = || 1..=i32::MAX;
+    prop_oneof![
+        (positive(), 0..=2_u8).prop_map(|(os_pid, fds)| Event::Started { os_pid, fds }),
+        (stage(), positive()).prop_map(|(stage, errno)| Event::Failed { stage, errno }),
+        Just(Event::Signalled(SignalResult::Ok)),
+        Just(Event::Signalled(SignalResult::NotRunning)),
+        positive().prop_map(|errno| Event::Signalled(SignalResult::Errno(errno))),
+        (exit(), rusage()).prop_map(|(exit, rusage)| Event::Exited { exit, rusage }),
+        vec(positive(), 0..10).prop_map(Event::Unkillable),
+        Just(Event::Done),
+    ]
+}

@@ -1,0 +1,96 @@
+use std::collections::VecDeque;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use protocol::socket::{self, Received, Wait};
+use protocol::{Decoder, Event, Exit, Message, Request, Rusage};
+
+use super::*;
+
+/// A control socket, and so a shepherd.
+pub(crate) struct Session {
+    pub(crate) socket: OwnedFd,
+    decoder: Decoder<Event>,
+    /// What has come with events: after `Started`, the command's pidfd and the shepherd's.
+    pub(crate) fds: VecDeque<OwnedFd>,
+}
+
+impl Session {
+    pub(crate) fn new(socket: OwnedFd) -> Session {
+        Session { socket, decoder: Decoder::default(), fds: VecDeque::new() }
+    }
+
+    pub(crate) fn spawn(&mut self, command: Cmd) {
+        let fds: Vec<BorrowedFd<'_>> = command.fds.iter().map(AsFd::as_fd).collect();
+        self.send_bytes(&Request::Spawn(Box::new(command.spawn)).encode(), &fds);
+    }
+
+    pub(crate) fn send(&self, request: &Request) {
+        self.send_bytes(&request.encode(), &[]);
+    }
+
+    pub(crate) fn send_bytes(&self, bytes: &[u8], fds: &[BorrowedFd<'_>]) {
+        let mut sent = socket::send(self.socket.as_fd(), bytes, fds, Wait::Block).unwrap();
+        while sent < bytes.len() {
+            sent += socket::send(self.socket.as_fd(), &bytes[sent..], &[], Wait::Block).unwrap();
+        }
+    }
+
+    pub(crate) fn shutdown(&self) {
+        socket::shutdown_write(&self.socket).unwrap();
+    }
+
+    /// The next event; `None` at the end of file.
+    pub(crate) fn event(&mut self) -> Option<Event> {
+        loop {
+            if let Some(event) = self.decoder.next_message().unwrap() {
+                return Some(event);
+            }
+            wait_until_readable(&self.socket);
+            let mut buffer = [0; 4096];
+            match socket::receive(self.socket.as_fd(), &mut buffer, &mut self.fds, Wait::Block).unwrap() {
+                Received::Bytes(length) => self.decoder.push(&buffer[..length]),
+                Received::EndOfFile => return None,
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    /// The os_pid of the command.
+    pub(crate) fn started(&mut self) -> i32 {
+        match self.event() {
+            Some(Event::Started { os_pid, fds: 2 }) => os_pid,
+            other => panic!("expected Started with two fds, got {other:?}"),
+        }
+    }
+
+    pub(crate) fn exited(&mut self) -> (Exit, Rusage) {
+        match self.event() {
+            Some(Event::Exited { exit, rusage }) => (exit, rusage),
+            other => panic!("expected Exited, got {other:?}"),
+        }
+    }
+
+    /// `Done`, and nothing after it.
+    pub(crate) fn done(&mut self) {
+        assert_eq!(self.event(), Some(Event::Done));
+        assert_eq!(self.event(), None);
+    }
+
+    /// Started, exited and done; how.
+    pub(crate) fn finish(&mut self) -> Exit {
+        self.started();
+        let (exit, _) = self.exited();
+        self.done();
+        exit
+    }
+
+    /// The one event of a command that did not start.
+    pub(crate) fn failure(&mut self) -> (protocol::Stage, i32) {
+        let failed = self.event();
+        assert_eq!(self.event(), None);
+        match failed {
+            Some(Event::Failed { stage, errno }) => (stage, errno),
+            other => panic!("expected Failed, got {other:?}"),
+        }
+    }
+}

@@ -1,0 +1,88 @@
+defmodule NetRunner.ForkServerTest do
+  use NetRunner.Test.SystemCase
+
+  alias NetRunner.{ForkServer, Table}
+
+  test "one that is killed is replaced, and commands go on" do
+    {:ok, cat} = Proc.start("cat")
+    {:ok, old} = ForkServer.current()
+    os_pid = OS.fork_server()
+    OS.kill(os_pid, "KILL")
+    OS.eventually(fn -> ForkServer.current() != {:ok, old} end)
+    assert NetRunner.run(["echo", "x"]) == {"x\n", 0}
+    assert :ok = Proc.write(cat, "x")
+    assert {:ok, "x"} = Proc.read(cat)
+  end
+
+  test "the process can be killed as often as one likes, and the fork server stays" do
+    {:ok, current} = ForkServer.current()
+    os_pid = OS.fork_server()
+
+    for _ <- 1..100 do
+      ForkServer |> Process.whereis() |> end_process()
+      OS.eventually(fn -> Process.whereis(ForkServer) != nil end)
+    end
+
+    assert ForkServer.current() == {:ok, current}
+    assert OS.fork_server() == os_pid
+    assert NetRunner.run(["echo", "x"]) == {"x\n", 0}
+
+    # The new process hears of its end.
+    OS.kill(os_pid, "KILL")
+    OS.eventually(fn -> ForkServer.current() != {:ok, current} end)
+    assert NetRunner.run(["echo", "x"]) == {"x\n", 0}
+  end
+
+  test "a dead one is renewed by whoever finds it first, and by nobody twice" do
+    {:ok, dead} = ForkServer.current()
+    renewed = for _ <- 1..10, do: Task.async(fn -> ForkServer.renew(dead) end)
+    assert [{:ok, new}] = renewed |> Task.await_many() |> Enum.uniq()
+    assert new != dead
+    assert ForkServer.current() == {:ok, new}
+    assert ForkServer.renew(dead) == {:ok, new}
+  end
+
+  @tag capture_log: true
+  test "one that does not answer is killed, and a report of an old one is ignored" do
+    {:ok, hanging} = ForkServer.current()
+    os_pid = OS.fork_server()
+    identity = OS.identity(os_pid)
+    OS.kill(os_pid, "STOP")
+    ForkServer.unresponsive(hanging)
+    ForkServer.unresponsive(hanging)
+    OS.await_gone([identity])
+    assert NetRunner.run(["echo", "x"]) == {"x\n", 0}
+    {:ok, new} = ForkServer.current()
+    ForkServer.unresponsive(hanging)
+    :sys.get_state(ForkServer)
+    assert ForkServer.current() == {:ok, new}
+  end
+
+  @tag capture_log: true
+  test "one that cannot be started is an error, and tried again by the next who needs it" do
+    shepherd = Application.app_dir(:net_runner, "priv/shepherd")
+    hidden = shepherd <> ".hidden"
+    File.rename!(shepherd, hidden)
+    {:ok, dead} = ForkServer.current()
+
+    try do
+      OS.kill(OS.fork_server(), "KILL")
+      OS.eventually(fn -> match?({:ok, {:failed, _reason}}, Table.fork_server()) end)
+      assert NetRunner.run(["true"]) == {:error, {:fork_server, :enoent}}
+      assert Proc.start("true") == {:error, {:fork_server, :enoent}}
+      # A file that can be executed, but is no fork server: it must not be started for ever.
+      File.write!(shepherd, "#!/bin/sh\nexit 0\n")
+      File.chmod!(shepherd, 0o755)
+      assert {:error, reason} = NetRunner.run(["true"])
+      assert reason in [:no_fork_server, :shepherd_died, {:fork_server, :eof}]
+      OS.eventually(fn -> Table.fork_server() == {:ok, {:failed, {:fork_server, :eof}}} end)
+    after
+      File.rm(shepherd)
+      File.rename!(hidden, shepherd)
+    end
+
+    assert NetRunner.run(["echo", "x"]) == {"x\n", 0}
+    assert {:ok, new} = ForkServer.current()
+    assert new != dead
+  end
+end
