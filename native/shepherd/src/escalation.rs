@@ -4,6 +4,9 @@ use std::time::{Duration, Instant};
 
 /// Leftovers may end by themselves for so long.
 const GRACE: Duration = Duration::from_millis(100);
+/// The group is signalled first, and the descendants outside it so much later. Most commands are one group,
+/// which ends at once: then nothing has to be looked for, which counts when the VM of 1,000 commands ends.
+const OTHERS_AFTER: Duration = Duration::from_millis(10);
 /// SIGKILL is repeated, for a descendant can have been forked between looking and killing. Each repetition
 /// doubles the pause up to the longest one; a child that ends makes the next one due at once.
 const FIRST_PAUSE: Duration = Duration::from_millis(1);
@@ -25,16 +28,18 @@ enum Phase {
     Grace {
         until: Instant,
     },
-    /// The stop signals are due.
+    /// The sequence begins.
     Stop,
-    /// They have been sent.
+    /// The group has its stop signals; the others have them when `others_at` is `None`.
     Stopping {
+        others_at: Option<Instant>,
         kill_at: Instant,
     },
+    /// The group has had SIGKILL; the others have when there is a `pause`.
     Killing {
         report_at: Instant,
         again_at: Instant,
-        pause: Duration,
+        pause: Option<Duration>,
     },
     /// Reported; from now on only when a child ends.
     Reported {
@@ -45,8 +50,12 @@ enum Phase {
 /// What is due.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Step {
-    SendStopSignals,
-    Kill,
+    StopGroup,
+    /// The descendants outside the group.
+    StopOthers,
+    KillGroup,
+    /// The group, and the descendants outside it.
+    KillAll,
     ReportUnkillable,
 }
 
@@ -72,65 +81,63 @@ impl Escalation {
     /// A child has ended, or more descendants were found than were known: SIGKILL is due again.
     pub(crate) fn look_again(&mut self, now: Instant) {
         match &mut self.phase {
-            Phase::Killing { again_at, pause, .. } => {
+            Phase::Killing { again_at, pause: Some(pause), .. } => {
                 *again_at = now;
                 *pause = FIRST_PAUSE;
             }
             Phase::Reported { again_at } => *again_at = Some(now),
-            Phase::Calm | Phase::Grace { .. } | Phase::Stop | Phase::Stopping { .. } => {}
+            _ => {}
         }
     }
 
     /// The step that is due now; call it until there is none.
     pub(crate) fn step(&mut self, now: Instant) -> Option<Step> {
-        match self.phase {
-            Phase::Grace { until } if now >= until => {
-                self.phase = Phase::Stop;
-                self.step(now)
-            }
-            Phase::Stop if self.kill_timeout.is_zero() => {
-                self.phase = Phase::Stopping { kill_at: now };
-                self.step(now)
-            }
-            Phase::Stop => {
-                self.phase = Phase::Stopping { kill_at: now + self.kill_timeout };
-                Some(Step::SendStopSignals)
-            }
-            Phase::Stopping { kill_at } if now >= kill_at => {
-                self.phase = Phase::Killing {
-                    report_at: now + UNKILLABLE_AFTER,
-                    again_at: now + FIRST_PAUSE,
-                    pause: FIRST_PAUSE,
-                };
-                Some(Step::Kill)
+        let (phase, step) = match self.phase {
+            Phase::Grace { until } if now >= until => self.begin(now),
+            Phase::Stop => self.begin(now),
+            Phase::Stopping { kill_at, .. } if now >= kill_at => kill_group(now),
+            Phase::Stopping { others_at: Some(others_at), kill_at } if now >= others_at => {
+                (Phase::Stopping { others_at: None, kill_at }, Step::StopOthers)
             }
             Phase::Killing { report_at, .. } if now >= report_at => {
-                self.phase = Phase::Reported { again_at: None };
-                Some(Step::ReportUnkillable)
+                (Phase::Reported { again_at: None }, Step::ReportUnkillable)
             }
             Phase::Killing { report_at, again_at, pause } if now >= again_at => {
-                let pause = (pause * 2).min(LONGEST_PAUSE);
-                self.phase = Phase::Killing { report_at, again_at: now + pause, pause };
-                Some(Step::Kill)
+                let pause = pause.map_or(FIRST_PAUSE, |pause| (pause * 2).min(LONGEST_PAUSE));
+                (Phase::Killing { report_at, again_at: now + pause, pause: Some(pause) }, Step::KillAll)
             }
             Phase::Reported { again_at: Some(again_at) } if now >= again_at => {
-                self.phase = Phase::Reported { again_at: None };
-                Some(Step::Kill)
+                (Phase::Reported { again_at: None }, Step::KillAll)
             }
-            _ => None,
+            _ => return None,
+        };
+        self.phase = phase;
+        Some(step)
+    }
+
+    fn begin(&self, now: Instant) -> (Phase, Step) {
+        if self.kill_timeout.is_zero() {
+            return kill_group(now);
         }
+        let others_at = Some(now + OTHERS_AFTER);
+        (Phase::Stopping { others_at, kill_at: now + self.kill_timeout }, Step::StopGroup)
     }
 
     /// When the next step is due; `None`: not before something happens.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         match self.phase {
             Phase::Calm | Phase::Stop => None,
-            Phase::Reported { again_at } => again_at,
             Phase::Grace { until } => Some(until),
-            Phase::Stopping { kill_at } => Some(kill_at),
+            Phase::Stopping { others_at, kill_at } => Some(others_at.map_or(kill_at, |at| at.min(kill_at))),
             Phase::Killing { report_at, again_at, .. } => Some(report_at.min(again_at)),
+            Phase::Reported { again_at } => again_at,
         }
     }
+}
+
+fn kill_group(now: Instant) -> (Phase, Step) {
+    let report_at = now + UNKILLABLE_AFTER;
+    (Phase::Killing { report_at, again_at: now + OTHERS_AFTER, pause: None }, Step::KillGroup)
 }
 
 #[cfg(test)]
@@ -145,11 +152,13 @@ mod tests {
         std::iter::from_fn(|| escalation.step(now)).collect()
     }
 
-    /// Goes from deadline to deadline, up to and with `end`.
-    fn run(escalation: &mut Escalation, end: Instant) -> Vec<(Instant, Step)> {
+    /// What happens up to and with `end`, by the deadlines, and how long after `start`.
+    fn run(escalation: &mut Escalation, start: Instant, end: Duration) -> Vec<(Duration, Step)> {
         let mut taken = Vec::new();
-        while let Some(deadline) = escalation.deadline().filter(|deadline| *deadline <= end) {
-            taken.extend(steps(escalation, deadline).into_iter().map(|step| (deadline, step)));
+        while let Some(deadline) = escalation.deadline().filter(|deadline| *deadline <= start + end) {
+            let due = steps(escalation, deadline);
+            assert!(!due.is_empty(), "a deadline without a step");
+            taken.extend(due.into_iter().map(|step| (deadline - start, step)));
         }
         taken
     }
@@ -164,24 +173,40 @@ mod tests {
     }
 
     #[test]
-    fn stop_sends_the_signals_once_and_kills_at_the_timeout() {
+    fn stop_signals_are_sent_once_and_sigkill_at_the_timeout() {
         let mut escalation = Escalation::new(KILL_TIMEOUT);
         let now = Instant::now();
         escalation.stop();
-        assert_eq!(steps(&mut escalation, now), [Step::SendStopSignals]);
+        assert_eq!(steps(&mut escalation, now), [Step::StopGroup]);
         escalation.stop();
         escalation.look_again(now);
         escalation.leftovers(now);
-        assert_eq!(steps(&mut escalation, now + KILL_TIMEOUT - MS), []);
-        assert_eq!(escalation.deadline(), Some(now + KILL_TIMEOUT));
-        assert_eq!(steps(&mut escalation, now + KILL_TIMEOUT), [Step::Kill]);
+        assert_eq!(
+            run(&mut escalation, now, KILL_TIMEOUT + OTHERS_AFTER),
+            [
+                (OTHERS_AFTER, Step::StopOthers),
+                (KILL_TIMEOUT, Step::KillGroup),
+                (KILL_TIMEOUT + OTHERS_AFTER, Step::KillAll),
+            ]
+        );
     }
 
     #[test]
     fn without_a_timeout_it_kills_at_once() {
         let mut escalation = Escalation::new(Duration::ZERO);
+        let now = Instant::now();
         escalation.stop();
-        assert_eq!(steps(&mut escalation, Instant::now()), [Step::Kill]);
+        assert_eq!(steps(&mut escalation, now), [Step::KillGroup]);
+        assert_eq!(run(&mut escalation, now, OTHERS_AFTER), [(OTHERS_AFTER, Step::KillAll)]);
+    }
+
+    #[test]
+    fn a_timeout_before_the_others_have_their_turn_kills() {
+        let mut escalation = Escalation::new(OTHERS_AFTER / 2);
+        let now = Instant::now();
+        escalation.stop();
+        assert_eq!(steps(&mut escalation, now), [Step::StopGroup]);
+        assert_eq!(run(&mut escalation, now, OTHERS_AFTER), [(OTHERS_AFTER / 2, Step::KillGroup)]);
     }
 
     #[test]
@@ -189,10 +214,14 @@ mod tests {
         let mut escalation = Escalation::new(KILL_TIMEOUT);
         let now = Instant::now();
         escalation.leftovers(now);
-        assert_eq!(steps(&mut escalation, now + GRACE - MS), []);
-        assert_eq!(escalation.deadline(), Some(now + GRACE));
-        assert_eq!(steps(&mut escalation, now + GRACE), [Step::SendStopSignals]);
-        assert_eq!(escalation.deadline(), Some(now + GRACE + KILL_TIMEOUT));
+        assert_eq!(
+            run(&mut escalation, now, GRACE + KILL_TIMEOUT),
+            [
+                (GRACE, Step::StopGroup),
+                (GRACE + OTHERS_AFTER, Step::StopOthers),
+                (GRACE + KILL_TIMEOUT, Step::KillGroup),
+            ]
+        );
     }
 
     #[test]
@@ -201,20 +230,29 @@ mod tests {
         let now = Instant::now();
         escalation.leftovers(now);
         escalation.stop();
-        assert_eq!(steps(&mut escalation, now), [Step::SendStopSignals]);
+        assert_eq!(steps(&mut escalation, now), [Step::StopGroup]);
+    }
+
+    /// Up to the first SIGKILL for all.
+    fn killing(now: Instant) -> Escalation {
+        let mut escalation = Escalation::new(Duration::ZERO);
+        escalation.stop();
+        assert_eq!(steps(&mut escalation, now), [Step::KillGroup]);
+        escalation.look_again(now);
+        assert_eq!(steps(&mut escalation, now), [], "the group may be all there is");
+        assert_eq!(steps(&mut escalation, now + OTHERS_AFTER), [Step::KillAll]);
+        escalation
     }
 
     #[test]
     fn killing_is_repeated_with_growing_pauses_and_then_reported() {
-        let mut escalation = Escalation::new(Duration::ZERO);
         let now = Instant::now();
-        escalation.stop();
-        assert_eq!(steps(&mut escalation, now), [Step::Kill]);
-        let taken = run(&mut escalation, now + UNKILLABLE_AFTER * 2);
+        let mut escalation = killing(now);
+        let taken = run(&mut escalation, now, UNKILLABLE_AFTER * 2);
         let (last, kills) = taken.split_last().unwrap();
-        assert_eq!(*last, (now + UNKILLABLE_AFTER, Step::ReportUnkillable));
-        assert!(kills.iter().all(|(_, step)| *step == Step::Kill));
-        let times: Vec<Duration> = kills.iter().map(|(time, _)| *time - now).collect();
+        assert_eq!(*last, (UNKILLABLE_AFTER, Step::ReportUnkillable));
+        assert!(kills.iter().all(|(_, step)| *step == Step::KillAll));
+        let times: Vec<Duration> = kills.iter().map(|(time, _)| *time - OTHERS_AFTER).collect();
         assert_eq!(times[..4], [MS, 3 * MS, 7 * MS, 15 * MS]);
         assert!(times.windows(2).all(|pair| pair[1] - pair[0] <= LONGEST_PAUSE));
         assert_eq!(escalation.deadline(), None, "no wake-ups for what cannot be killed");
@@ -222,29 +260,26 @@ mod tests {
 
     #[test]
     fn what_is_due_again_waits_for_a_later_time() {
-        let mut escalation = Escalation::new(Duration::ZERO);
         let now = Instant::now();
-        escalation.stop();
-        assert_eq!(steps(&mut escalation, now), [Step::Kill]);
+        let mut escalation = killing(now);
+        let now = now + OTHERS_AFTER;
         let later = now + MS / 2;
         escalation.look_again(later);
         assert_eq!(steps(&mut escalation, now), []);
         assert_eq!(escalation.deadline(), Some(later));
-        assert_eq!(steps(&mut escalation, later), [Step::Kill]);
+        assert_eq!(steps(&mut escalation, later), [Step::KillAll]);
     }
 
     #[test]
     fn after_the_report_it_kills_only_when_a_child_ends() {
-        let mut escalation = Escalation::new(Duration::ZERO);
         let now = Instant::now();
-        escalation.stop();
-        steps(&mut escalation, now);
-        run(&mut escalation, now + UNKILLABLE_AFTER);
+        let mut escalation = killing(now);
+        run(&mut escalation, now, UNKILLABLE_AFTER);
         let later = now + UNKILLABLE_AFTER * 3;
         assert_eq!(steps(&mut escalation, later), []);
         escalation.look_again(later);
         assert_eq!(escalation.deadline(), Some(later));
-        assert_eq!(steps(&mut escalation, later), [Step::Kill]);
+        assert_eq!(steps(&mut escalation, later), [Step::KillAll]);
         assert_eq!(steps(&mut escalation, later + UNKILLABLE_AFTER), [], "reported once");
     }
 }

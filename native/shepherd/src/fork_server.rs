@@ -79,11 +79,12 @@ impl ForkServer {
     fn serve(mut self) -> Result<(), Errno> {
         loop {
             self.obey();
-            self.fork_ahead();
+            // Before the forks: what has ended may be what they need room for.
             if !self.reap()? && self.vm.is_none() {
                 return Ok(());
             }
             self.kill_orphans();
+            self.fork_ahead();
             let watched =
                 self.vm.as_ref().map(|vm| Watched { fd: vm.control.as_fd(), read: true, write: false });
             os::wait(watched.as_slice(), self.orphans)?;

@@ -14,7 +14,7 @@ use crate::child::Child;
 use crate::descendants;
 use crate::escalation::{Escalation, Step};
 use crate::launch::{Failure, launch};
-use crate::os::{self, Signal, Watched, Woken};
+use crate::os::{self, EndedChild, Signal, Watched, Woken};
 use crate::plan::Plan;
 
 /// Returns when everything is over. An error means that this shepherd cannot go on; the fork server, which
@@ -116,22 +116,19 @@ impl Shepherd {
             channel.send(&[Event::Done]);
             return Ok(true);
         }
-        while let Some(pid) = os::ended_child()? {
-            if pid == self.command {
-                return self.command_exited(channel);
+        while let Some(ended) = os::ended_child()? {
+            if ended.pid == self.command {
+                return Ok(self.command_exited(&ended, channel));
             }
-            reap(pid);
+            reap(ended.pid);
             self.escalation.look_again(Instant::now());
         }
         Ok(false)
     }
 
-    fn command_exited(&mut self, channel: &mut Channel) -> Result<bool, Errno> {
-        let Some((exit, rusage)) = os::exit_of(self.command)? else {
-            return Ok(false);
-        };
+    fn command_exited(&mut self, ended: &EndedChild, channel: &mut Channel) -> bool {
         self.exited = true;
-        let exited = Event::Exited { exit, rusage };
+        let exited = Event::Exited { exit: ended.exit, rusage: ended.rusage };
         if os::any_child_alive(self.command) {
             channel.send(&[exited]);
             let now = Instant::now();
@@ -139,26 +136,16 @@ impl Shepherd {
                 self.escalation.leftovers(now);
             }
             self.escalation.look_again(now);
-            return Ok(false);
+            return false;
         }
         reap_all();
         channel.send(&[exited, Event::Done]);
-        Ok(true)
+        true
     }
 
-    /// Once the command is a zombie, waiting for any child always gives that one; others are found in /proc.
+    /// Once the command is a zombie, waiting for any child always gives that one: the others one by one.
     fn reap_orphans(&self) {
-        let command = self.command;
-        descendants::visit(
-            |pid| pid != command,
-            |descendant| {
-                if let descendants::Descendant::Child(process) = descendant
-                    && !process.alive
-                {
-                    reap(process.pid);
-                }
-            },
-        );
+        os::children().into_iter().filter(|child| *child != self.command).for_each(reap);
     }
 
     fn obey(&mut self, incoming: Incoming, channel: &mut Channel) {
@@ -189,32 +176,44 @@ impl Shepherd {
 
     fn take(&mut self, step: Step, channel: &mut Channel) {
         match step {
-            Step::SendStopSignals => self.send_stop_signals(),
-            Step::Kill => self.kill(),
+            Step::StopGroup => self.stop_group(),
+            Step::StopOthers => self.stop_others(),
+            Step::KillGroup => self.kill_group(),
+            Step::KillAll => self.kill_all(),
             Step::ReportUnkillable => channel.send(&[Event::Unkillable(self.living())]),
         }
     }
 
-    /// SIGCONT afterwards, so that a stopped process can act on them.
-    fn send_stop_signals(&self) {
-        let signals = || self.stop_signals.iter().copied().chain([Signal::CONT]);
-        for signal in signals() {
+    /// SIGCONT comes last, so that a stopped process can act on the others.
+    fn stop_signals(&self) -> impl Iterator<Item = Signal> {
+        self.stop_signals.iter().copied().chain([Signal::CONT])
+    }
+
+    fn stop_group(&self) {
+        for signal in self.stop_signals() {
             // No such group: all of it has ended.
             let _ = os::kill_group(self.command, signal);
         }
+    }
+
+    fn stop_others(&self) {
         descendants::visit(
             |_| true,
             |descendant| {
                 if descendant.process().group != self.command.as_raw_nonzero().get() {
-                    signals().for_each(|signal| descendant.signal(signal));
+                    self.stop_signals().for_each(|signal| descendant.signal(signal));
                 }
             },
         );
     }
 
-    /// SIGKILL to everything there is. Whoever is new since the last time may have forked meanwhile.
-    fn kill(&mut self) {
+    fn kill_group(&self) {
         let _ = os::kill_group(self.command, Signal::KILL);
+    }
+
+    /// Whoever is new since the last time may have forked meanwhile: then it is done once more at once.
+    fn kill_all(&mut self) {
+        self.kill_group();
         let mut found = BTreeSet::new();
         descendants::visit(
             |_| true,

@@ -8,13 +8,13 @@ use std::time::Duration;
 use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::signal::SigSet;
 use nix::sys::time::TimeSpec;
-use protocol::{Exit, Rusage};
+use protocol::Rusage;
 use rustix::io::Errno;
 use rustix::pipe::PipeFlags;
 use rustix::process::{Pid, PidfdFlags, WaitId, WaitIdOptions, getpid, pidfd_open};
 
-use super::unix::{from_nix, last_errno};
-use super::{Signal, Watched, Woken};
+use super::unix::{exit, from_nix, last_errno};
+use super::{EndedChild, Signal, Watched, Woken};
 
 /// Orphaned descendants become children of this process (prctl(2)): nothing gets away by forking twice.
 pub(crate) fn become_subreaper() -> Result<(), Errno> {
@@ -105,64 +105,35 @@ pub(crate) fn own_pidfd() -> Option<OwnedFd> {
     pidfd_open(getpid(), PidfdFlags::empty()).ok()
 }
 
-/// A child that has ended and is not reaped yet. It stays so.
-pub(crate) fn ended_child() -> Result<Option<Pid>, Errno> {
-    Ok(waitid(libc::P_ALL, 0)?.and_then(|ended| ended.pid))
-}
-
-/// How `child` has ended and what it used; `None` while it runs. It is not reaped: its pid, and with it the
-/// number of its group, can belong to nobody else.
-pub(crate) fn exit_of(child: Pid) -> Result<Option<(Exit, Rusage)>, Errno> {
-    Ok(waitid(libc::P_PID, child.as_raw_nonzero().get().cast_unsigned())?
-        .map(|ended| (ended.exit, ended.rusage)))
-}
-
-struct Ended {
-    pid: Option<Pid>,
-    exit: Exit,
-    rusage: Rusage,
-}
-
-/// waitid(2) with the fifth argument that libc leaves out (waitid(2), "C library/kernel differences").
-fn waitid(id_type: libc::idtype_t, id: libc::id_t) -> Result<Option<Ended>, Errno> {
+/// A child that has ended. It is not reaped: its pid, and with it the number of its group, can belong to
+/// nobody else. The first child comes first, for as long as it is not reaped.
+pub(crate) fn ended_child() -> Result<Option<EndedChild>, Errno> {
     let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
     // Zeroed, so that "nothing has ended" is seen as pid 0.
     let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
     let mut usage = MaybeUninit::<libc::rusage>::zeroed();
-    let result = loop {
-        // SAFETY: both pointers are to structs of the size that waitid(2) writes.
-        let result = unsafe {
-            libc::syscall(libc::SYS_waitid, id_type, id, info.as_mut_ptr(), options, usage.as_mut_ptr())
-        };
-        match result {
-            0 => break Ok(()),
-            _ => match last_errno() {
-                Errno::INTR => {}
-                errno => break Err(errno),
-            },
-        }
+    // The raw call has a fifth argument, which libc leaves out (waitid(2), "C library/kernel differences").
+    // SAFETY: both pointers are to structs of the size that waitid(2) writes.
+    let result = unsafe {
+        libc::syscall(libc::SYS_waitid, libc::P_ALL, 0, info.as_mut_ptr(), options, usage.as_mut_ptr())
     };
-    match result {
-        Err(Errno::CHILD) => return Ok(None),
-        other => other?,
+    if result != 0 {
+        return match last_errno() {
+            Errno::CHILD => Ok(None),
+            errno => Err(errno),
+        };
     }
     // SAFETY: zeros are a siginfo_t, and so is what the kernel wrote over them.
     let info = unsafe { info.assume_init() };
     // SAFETY: as above.
     let usage = unsafe { usage.assume_init() };
     // SAFETY: waitid(2) fills in si_pid, or leaves it 0.
-    let pid = Pid::from_raw(unsafe { info.si_pid() });
-    if pid.is_none() {
+    let Some(pid) = Pid::from_raw(unsafe { info.si_pid() }) else {
         return Ok(None);
-    }
+    };
     // SAFETY: with a pid, waitid(2) has filled in si_status.
     let status = unsafe { info.si_status() };
-    let number = u8::try_from(status & 0xff).unwrap_or(0);
-    let exit = match info.si_code {
-        libc::CLD_EXITED => Exit::Status(number),
-        code => Exit::Signal { signal: number, core_dumped: code == libc::CLD_DUMPED },
-    };
-    Ok(Some(Ended { pid, exit, rusage: rusage(&usage) }))
+    Ok(Some(EndedChild { pid, exit: exit(info.si_code, status), rusage: rusage(&usage) }))
 }
 
 fn rusage(usage: &libc::rusage) -> Rusage {

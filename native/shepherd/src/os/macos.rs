@@ -9,13 +9,13 @@ use std::time::Duration;
 use nix::sys::select::{FdSet, pselect};
 use nix::sys::signal::SigSet;
 use nix::sys::time::TimeSpec;
-use protocol::{Exit, Rusage};
+use protocol::Rusage;
 use rustix::event::PollFlags;
 use rustix::io::{Errno, FdFlags};
 use rustix::process::Pid;
 
-use super::unix::{from_nix, last_errno};
-use super::{Process, Signal, Watched, Woken};
+use super::unix::{exit, from_nix, last_errno};
+use super::{EndedChild, Process, Signal, Watched, Woken};
 
 pub(crate) const HIGHEST_SIGNAL: c_int = 31;
 
@@ -80,37 +80,22 @@ pub(crate) fn wait(watched: &[Watched<'_>], timeout: Option<Duration>) -> Result
     }
 }
 
-/// A child that has ended and is not reaped yet. It stays so.
-pub(crate) fn ended_child() -> Result<Option<Pid>, Errno> {
-    Ok(waitid(libc::P_ALL, 0)?.map(|(pid, _)| pid))
-}
-
-/// How `child` has ended; `None` while it runs. It is not reaped. Nothing here tells what a zombie has used
-/// (wait4(2) would reap it), so that is all zeros.
-pub(crate) fn exit_of(child: Pid) -> Result<Option<(Exit, Rusage)>, Errno> {
-    let ended = waitid(libc::P_PID, child.as_raw_nonzero().get().cast_unsigned())?;
-    Ok(ended.map(|(_, exit)| (exit, Rusage::default())))
-}
-
-fn waitid(id_type: libc::idtype_t, id: libc::id_t) -> Result<Option<(Pid, Exit)>, Errno> {
+/// A child that has ended. It is not reaped. Nothing here tells what a zombie has used (wait4(2) would reap
+/// it), so that is all zeros.
+pub(crate) fn ended_child() -> Result<Option<EndedChild>, Errno> {
     let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
     let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
     // SAFETY: waitid(2) writes a siginfo_t.
-    while unsafe { libc::waitid(id_type, id, info.as_mut_ptr(), options) } != 0 {
-        match last_errno() {
-            Errno::INTR => {}
-            Errno::CHILD => return Ok(None),
-            errno => return Err(errno),
-        }
+    if unsafe { libc::waitid(libc::P_ALL, 0, info.as_mut_ptr(), options) } != 0 {
+        return match last_errno() {
+            Errno::CHILD => Ok(None),
+            errno => Err(errno),
+        };
     }
     // SAFETY: zeros are a siginfo_t, and so is what was written over them.
     let info = unsafe { info.assume_init() };
-    let number = u8::try_from(info.si_status & 0xff).unwrap_or(0);
-    let exit = match info.si_code {
-        libc::CLD_EXITED => Exit::Status(number),
-        code => Exit::Signal { signal: number, core_dumped: code == libc::CLD_DUMPED },
-    };
-    Ok(Pid::from_raw(info.si_pid).map(|pid| (pid, exit)))
+    let exit = exit(info.si_code, info.si_status);
+    Ok(Pid::from_raw(info.si_pid).map(|pid| EndedChild { pid, exit, rusage: Rusage::default() }))
 }
 
 /// Whether anything in the group lives: kill(2) finds no zombies.
@@ -120,6 +105,11 @@ pub(crate) fn any_child_alive(group: Pid) -> bool {
 
 pub(crate) fn processes() -> Option<std::iter::Empty<Process>> {
     None
+}
+
+/// The command, which is not reaped here.
+pub(crate) fn children() -> Vec<Pid> {
+    Vec::new()
 }
 
 pub(crate) fn process(_pid: Pid) -> Option<Process> {

@@ -12,21 +12,22 @@ mod proc;
 #[path = "linux.rs"]
 mod system;
 #[cfg(target_os = "linux")]
-pub(crate) use proc::{process, processes};
+pub(crate) use proc::{children, process, processes};
 
 #[cfg(target_vendor = "apple")]
 #[path = "macos.rs"]
 mod system;
 #[cfg(target_vendor = "apple")]
-pub(crate) use system::{process, processes};
+pub(crate) use system::{children, process, processes};
 
 pub(crate) use system::{
     HANG_UP, HIGHEST_SIGNAL, PinnedProcess, any_child_alive, become_subreaper, close_all_but,
-    die_with_parent, ended_child, error_pipe, exit_of, own_pidfd, pin, reset_disposition, wait,
+    die_with_parent, ended_child, error_pipe, own_pidfd, pin, reset_disposition, wait,
 };
 
 use std::os::fd::BorrowedFd;
 
+use protocol::{Exit, Rusage};
 use rustix::process::Pid;
 
 /// An fd and what is awaited of it. That it has ended is always awaited.
@@ -42,6 +43,14 @@ pub(crate) struct Watched<'fd> {
 pub(crate) enum Woken {
     ByChild,
     ByFdOrTime,
+}
+
+/// A child that has ended and is not reaped yet.
+#[derive(Debug)]
+pub(crate) struct EndedChild {
+    pub(crate) pid: Pid,
+    pub(crate) exit: Exit,
+    pub(crate) rusage: Rusage,
 }
 
 /// A process as the system's table shows it.

@@ -19,6 +19,24 @@ pub(crate) fn processes() -> Option<impl Iterator<Item = Process>> {
     }))
 }
 
+/// The children of this process, zombies too. It has one thread, so one list; a kernel may be built without
+/// it (proc_pid_children(5)).
+pub(crate) fn children() -> Vec<Pid> {
+    let me = getpid();
+    match std::fs::read_to_string(format!("/proc/self/task/{me}/children")) {
+        Ok(pids) => {
+            pids.split_ascii_whitespace().filter_map(|pid| Pid::from_raw(pid.parse().ok()?)).collect()
+        }
+        Err(_) => {
+            let children = processes().into_iter().flatten();
+            children
+                .filter(|process| process.parent == me.as_raw_nonzero().get())
+                .map(|child| child.pid)
+                .collect()
+        }
+    }
+}
+
 /// One process; `None` when there is none.
 pub(crate) fn process(pid: Pid) -> Option<Process> {
     let mut path = String::with_capacity(24);

@@ -3,6 +3,7 @@
 use std::os::fd::BorrowedFd;
 
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, sigaction};
+use protocol::Exit;
 use rustix::event::{PollFd, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::Pid;
@@ -35,6 +36,15 @@ pub(crate) fn kill_group(group: Pid, signal: Signal) -> Result<(), Errno> {
 
 fn sent(result: libc::c_int) -> Result<(), Errno> {
     if result == 0 { Ok(()) } else { Err(last_errno()) }
+}
+
+/// How a child has ended, from `si_code` and `si_status` of waitid(2).
+pub(super) fn exit(code: libc::c_int, status: libc::c_int) -> Exit {
+    let number = u8::try_from(status & 0xff).unwrap_or(0);
+    match code {
+        libc::CLD_EXITED => Exit::Status(number),
+        code => Exit::Signal { signal: number, core_dumped: code == libc::CLD_DUMPED },
+    }
 }
 
 /// errno of the libc call that has just failed.

@@ -6,7 +6,7 @@ use std::os::unix::fs::{PermissionsExt, chown};
 use std::process::Command;
 
 use protocol::{Event, Exit, Request, Stage};
-use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, prlimit};
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::support::*;
 
@@ -23,21 +23,17 @@ fn is_root() -> bool {
 }
 
 /// A fork server of another user, from a copy that this user can reach; and a set-user-ID fixture beside it.
-fn start(scratch: &Scratch, user: u32) -> (ForkServer, String) {
+fn start(scratch: &Scratch, user: u32, most_processes: u32) -> (ForkServer, String) {
     fs::set_permissions(&scratch.0, fs::Permissions::from_mode(0o755)).unwrap();
     fs::copy(SHEPHERD, scratch.path("shepherd")).unwrap();
     fs::copy(fixture(), scratch.path("fixture")).unwrap();
     chown(scratch.path("fixture"), Some(0), Some(0)).unwrap();
     fs::set_permissions(scratch.path("fixture"), fs::Permissions::from_mode(0o4755)).unwrap();
-    let mut setpriv = Command::new("setpriv");
-    setpriv.args([&format!("--reuid={user}"), &format!("--regid={user}"), "--clear-groups"]);
-    let fork_server = ForkServer::start_with(setpriv.arg(scratch.path("shepherd")));
+    let mut limited = Command::new("prlimit");
+    limited.args([&format!("--nproc={most_processes}"), "setpriv", "--clear-groups"]);
+    limited.args([&format!("--reuid={user}"), &format!("--regid={user}")]);
+    let fork_server = ForkServer::start_with(limited.arg(scratch.path("shepherd")));
     (fork_server, scratch.path("fixture"))
-}
-
-fn limit_processes(pid: i32, limit: u64) {
-    let limit = Rlimit { current: Some(limit), maximum: Some(1_000) };
-    prlimit(Pid::from_raw(pid), Resource::Nproc, limit).unwrap();
 }
 
 #[test]
@@ -46,21 +42,26 @@ fn what_cannot_be_forked_says_why_and_is_tried_again() {
         return;
     }
     let scratch = Scratch::new("forked");
-    let (fork_server, _) = start(&scratch, USER);
-    for pid in fork_server.idle_shepherds().into_iter().chain([fork_server.pid()]) {
-        limit_processes(pid, 1);
-    }
+    // The fork server and four idle shepherds are all that there can be.
+    let (fork_server, _) = start(&scratch, USER, 5);
+    fork_server.idle_shepherds();
     assert_eq!(fork_server.adopt().failure(), (Stage::Fork, TRY_AGAIN), "a shepherd");
-    // Its place cannot be filled now.
-    let mut session = fork_server.idle();
+    let mut session = fork_server.take_idle();
     session.spawn(cmd(["/bin/true"]));
     assert_eq!(session.failure(), (Stage::Fork, TRY_AGAIN), "a command");
-    for _ in 0..3 {
-        fork_server.take_idle();
-    }
-    limit_processes(fork_server.pid(), 1_000);
-    // The next occasion fills all places.
-    assert_eq!(fork_server.run(sh("exit 3")).finish(), Exit::Status(3));
+    // That shepherd is gone, which leaves room for one command, but not for new shepherds.
+    eventually("three shepherds", || fork_server.children().len() == 3);
+    let mut session = fork_server.take_idle();
+    session.spawn(cmd(["sleep", "100"]));
+    session.started();
+    fork_server.fork_ahead();
+    fork_server.fork_ahead();
+    session.send(&Request::Stop);
+    session.exited();
+    session.done();
+    // The end of that shepherd is the next occasion.
+    eventually("four are ready again", || fork_server.children().len() == 4);
+    fork_server.idle_shepherds();
 }
 
 #[test]
@@ -69,7 +70,7 @@ fn what_cannot_be_killed_is_reported_and_awaited() {
         return;
     }
     let scratch = Scratch::new("unkillable");
-    let (fork_server, fixture) = start(&scratch, USER + 1);
+    let (fork_server, fixture) = start(&scratch, USER + 1, 1_000);
     let (command, mut stdout) = cmd([fixture.as_str(), "become-root"]).kill_timeout(0).stdout();
     let mut session = fork_server.run(command);
     let os_pid = session.started();
