@@ -2,10 +2,11 @@
 //! allocates: the child of [`start`] runs in our memory, and a child of fork(2) must not rely on locks.
 //! It ends with `_exit`: exit handlers and buffers are the parent's.
 
-use std::ffi::{c_int, c_void};
+use std::ffi::{CStr, c_int, c_void};
 use std::os::fd::{BorrowedFd, OwnedFd};
 
 use protocol::Stage;
+use rustix::fs::Access;
 use rustix::io::Errno;
 use rustix::process::Pid;
 
@@ -139,9 +140,11 @@ fn exec(plan: &Plan) -> Errno {
         // SAFETY: C strings and null-terminated arrays of them, which live in `plan`.
         unsafe { libc::execve(candidate.as_ptr(), plan.argv.as_ptr(), plan.env.as_ptr()) };
         match os::last_errno() {
-            // It is there and must not be run; but another may.
-            Errno::ACCESS => failure = Errno::ACCESS,
             errno if !plan.searched => failure = errno,
+            // It is there and must not be run; but another may. (Where its directory must not be searched,
+            // nobody can say that it is there; execvp(3) reports EACCES for both.)
+            Errno::ACCESS if exists(candidate) => failure = Errno::ACCESS,
+            Errno::ACCESS => {}
             Errno::NOENT
             | Errno::NOTDIR
             | Errno::STALE
@@ -152,6 +155,10 @@ fn exec(plan: &Plan) -> Errno {
         }
     }
     failure
+}
+
+fn exists(path: &CStr) -> bool {
+    rustix::fs::access(path, Access::EXISTS).is_ok()
 }
 
 pub(crate) enum Forked {

@@ -88,3 +88,19 @@ fn what_cannot_be_killed_is_reported_and_awaited() {
     assert_eq!(session.exited().0, Exit::Signal { signal: 9, core_dumped: false });
     session.done();
 }
+
+/// Unlike with execvp(3), which cannot tell it from a program that must not be run.
+#[test]
+fn a_directory_of_path_that_must_not_be_searched_has_no_programs() {
+    if !is_root() {
+        return;
+    }
+    let scratch = Scratch::new("searched");
+    let (fork_server, _) = start(&scratch, USER + 2, 1_000);
+    fs::create_dir(scratch.path("secret")).unwrap();
+    fs::set_permissions(scratch.path("secret"), fs::Permissions::from_mode(0o700)).unwrap();
+    let path = format!("PATH={}:/nowhere", scratch.path("secret")).into_bytes();
+    let command = cmd(["tool"]).edit(|spawn| spawn.env = vec![path.clone()]);
+    const NO_SUCH_FILE: i32 = 2;
+    assert_eq!(fork_server.run(command).failure(), (Stage::Exec, NO_SUCH_FILE));
+}
