@@ -142,7 +142,7 @@ defmodule Mix.Tasks.Compile.NetRunnerNative do
       nil ->
         {:error,
          "NetRunner is built with Rust, and #{inspect(wanted)} was not found. Install Rust #{rust_version()} " <>
-           "or later, with cargo (https://rustup.rs, or your system's packages), or point the environment " <>
+           "or later, with cargo (rustup, or your system's packages), or point the environment " <>
            "variable CARGO to it."}
 
       cargo ->

@@ -42,13 +42,21 @@ defmodule NetRunner.ForkServer do
     end
   end
 
-  @doc "Another fork server than this one, which was found dead."
+  @doc "The fork server in the place of this one, which seems to be dead, or nil, which is one that is missing."
   @spec renew(t() | nil) :: {:ok, t()} | {:error, term()}
   def renew(dead), do: call({:renew, dead})
 
   @doc "This fork server does not answer: it is killed, and another one started."
   @spec unresponsive(t()) :: :ok
   def unresponsive(fork_server), do: GenServer.cast(__MODULE__, {:unresponsive, fork_server})
+
+  @doc "It has answered one more spawn."
+  @spec answer(t()) :: :ok
+  def answer({_resource, answered}), do: :counters.add(answered, 1, 1)
+
+  @doc "How many spawns it has answered: one that does not answer this one but others is slow, not dead."
+  @spec answered(t()) :: non_neg_integer()
+  def answered({_resource, answered}), do: :counters.get(answered, 1)
 
   @doc "From now on nothing is spawned any more: `current/0` is `{:error, :not_started}`."
   @spec stop_spawning() :: :ok
@@ -75,7 +83,14 @@ defmodule NetRunner.ForkServer do
 
   @impl true
   def handle_call({:renew, dead}, _from, state) do
-    state = if state.fork_server in [nil, dead], do: state |> kill() |> start(), else: state
+    state =
+      case state.fork_server do
+        # It is replaced if its end is heard, and only then: others may be served by it.
+        ^dead when dead != nil -> listen(state)
+        _missing_or_renewed -> state
+      end
+
+    state = if state.fork_server, do: state, else: start(state)
 
     case state do
       %{fork_server: nil, error: reason} -> {:reply, {:error, reason}, state}

@@ -9,12 +9,9 @@ defmodule NetRunner.Pump do
   # * A pump that was opened ends with finish/1 or halt/1, which return when nothing of the command is left.
   # * No user code runs in here; what has to be enumerated runs in a NetRunner.Writer.
 
-  alias NetRunner.{Command, Nif, Options, Pipe, Table, Watcher, Writer}
+  alias NetRunner.{Command, Input, Nif, Options, Pipe, Table, Watcher, Writer}
   alias NetRunner.Process.Server
   alias __MODULE__
-
-  @typedoc "What is written by the caller itself: binaries, and then, where there is one, an open file."
-  @type input :: nil | {[binary()], :file.fd() | nil}
 
   @type name :: :stdout | :stderr
   @type time_limit :: :timeout | :idle_timeout
@@ -22,7 +19,7 @@ defmodule NetRunner.Pump do
   @type t :: %Pump{
           server: pid(),
           stdin: Nif.pipe() | nil,
-          input: input(),
+          input: Input.t() | nil,
           writer: pid() | nil,
           # Those that have not ended; the first is tried first.
           sources: [{name(), Nif.pipe()}],
@@ -45,14 +42,12 @@ defmodule NetRunner.Pump do
     idle_timeout: :infinity
   ]
 
-  # How much of a file is read at a time: what fits a pipe.
-  @file_read 65_536
   # After so many chunks in a row it is another one's turn.
   @max_burst 16
 
   @spec open(Command.t(), Options.t()) :: {:ok, t()} | {:error, term()}
   def open(command, options) do
-    with {:ok, input, source} <- prepare(options.input) do
+    with {:ok, input, source} <- Input.prepare(options.input) do
       start = %{
         command: command,
         options: options,
@@ -66,37 +61,15 @@ defmodule NetRunner.Pump do
           {:ok, pump(server, options, input, source)}
 
         {:error, reason} ->
-          close_file(input)
+          Input.close(input)
           {:error, reason}
       end
     end
   end
 
-  # The input that the caller writes, or the one that a writer enumerates.
-  defp prepare(nil), do: {:ok, nil, nil}
-  defp prepare(binary) when is_binary(binary), do: {:ok, {[binary], nil}, nil}
-
-  defp prepare(list) when is_list(list) do
-    {:ok, {:erlang.iolist_to_iovec(list), nil}, nil}
-  rescue
-    ArgumentError ->
-      reraise ArgumentError,
-              "invalid value of the option :input.\nExpected: a list of iodata\nGot: #{inspect(list)}",
-              __STACKTRACE__
-  end
-
-  defp prepare({:file, path}) do
-    case :file.open(path, [:read, :raw, :binary]) do
-      {:ok, file} -> {:ok, {[], file}, nil}
-      {:error, posix} -> {:error, {:input, posix}}
-    end
-  end
-
-  defp prepare(source), do: {:ok, nil, source}
-
   defp pump(server, options, input, source) do
     deadline = if options.timeout == :infinity, do: :infinity, else: now() + options.timeout
-    pump = %Pump{server: server, input: input, deadline: deadline, idle_timeout: options.idle_timeout}
+    pump = %Pump{server: server, deadline: deadline, idle_timeout: options.idle_timeout}
     stdin = if input || source, do: pipe(server, :stdin)
 
     # A server that was killed has no pipes; finish/1 finds it out.
@@ -111,9 +84,8 @@ defmodule NetRunner.Pump do
           pipe,
           do: {name, pipe}
 
-    if stdin,
-      do: %{pump | stdin: stdin, writer: writer, sources: sources},
-      else: %{drop_input(pump) | sources: sources}
+    if input && stdin == nil, do: Input.close(input)
+    %{pump | stdin: stdin, input: stdin && input, writer: writer, sources: sources}
   end
 
   defp pipe(server, name) do
@@ -263,43 +235,22 @@ defmodule NetRunner.Pump do
 
   # -- input -------------------------------------------------------------------------------------------
 
-  # One piece. `:more`: to be called again; `:wait`: when the message has come.
   defp write(%Pump{input: nil} = pump, _ref), do: {:done, pump}
 
-  defp write(%Pump{input: {[], nil}} = pump, _ref), do: {:done, drop_input(pump)}
-
-  defp write(%Pump{input: {[], file}} = pump, ref) do
-    case :file.read(file, @file_read) do
-      {:ok, data} -> write(%{pump | input: {[data], file}}, ref)
-      :eof -> {:done, drop_input(pump)}
-      # Its input must not seem to end here: stdin stays open.
-      {:error, posix} -> {:error, {:input, posix}, %{pump | input: close_file(pump.input)}}
-    end
-  end
-
-  defp write(%Pump{input: {data, file}} = pump, ref) do
-    case Nif.write(pump.stdin, ref, data) do
-      :ok -> {:more, %{pump | input: {[], file}}}
-      {:wait, rest} -> {:wait, %{pump | input: {rest, file}}}
-      {:again, rest} -> {:more, %{pump | input: {rest, file}}}
-      # Nobody reads any more, which is the command's good right.
-      {:error, _reason} -> {:done, drop_input(pump)}
+  defp write(pump, ref) do
+    case Input.write(pump.input, pump.stdin, ref) do
+      :done -> {:done, end_input(pump)}
+      # Stdin stays open.
+      {:error, reason} -> {:error, reason, %{pump | input: nil}}
+      {more_or_wait, input} -> {more_or_wait, %{pump | input: input}}
     end
   end
 
   # The end of stdin, for the command. A writer closes it itself.
-  defp drop_input(pump) do
-    close_file(pump.input)
+  defp end_input(pump) do
     if pump.stdin && pump.writer == nil, do: Nif.close(pump.stdin)
     %{pump | input: nil}
   end
-
-  defp close_file({_data, file}) when file != nil do
-    _ = :file.close(file)
-    nil
-  end
-
-  defp close_file(_no_file), do: nil
 
   # -- the end -----------------------------------------------------------------------------------------
 
@@ -310,7 +261,7 @@ defmodule NetRunner.Pump do
   @spec stop(t()) :: t()
   def stop(pump) do
     GenServer.cast(pump.server, :stop)
-    close_file(pump.input)
+    Input.close(pump.input)
     if pump.stdin, do: Nif.close(pump.stdin)
     %{pump | input: nil, deadline: :infinity, idle_timeout: :infinity}
   end
@@ -333,6 +284,7 @@ defmodule NetRunner.Pump do
     monitor = Process.monitor(pump.server)
     GenServer.cast(pump.server, :report_and_end)
     answer = await_end(pump, monitor, time_limit(pump), nil)
+    Input.close(pump.input)
     finish_writer(pump, answer)
     answer
   end

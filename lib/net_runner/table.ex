@@ -151,6 +151,26 @@ defmodule NetRunner.Table do
 
   defp row(tuple), do: @columns |> Enum.zip(Tuple.to_list(tuple)) |> Map.new()
 
+  # -- what the Watcher holds --------------------------------------------------------------------------
+
+  @doc "The control of leftovers that are kept. Its server may end, and its row go."
+  @spec insert_kept(server :: pid(), Nif.control(), kill_timeout :: non_neg_integer()) :: :ok
+  def insert_kept(server, control, kill_timeout) do
+    :ets.insert(__MODULE__, {{:kept, server}, control, kill_timeout})
+    :ok
+  end
+
+  @spec delete_kept(server :: pid()) :: :ok
+  def delete_kept(server) do
+    :ets.delete(__MODULE__, {:kept, server})
+    :ok
+  end
+
+  @spec kept() :: [{server :: pid(), Nif.control(), kill_timeout :: non_neg_integer()}]
+  def kept do
+    :ets.select(__MODULE__, [{{{:kept, :"$1"}, :"$2", :"$3"}, [], [{{:"$1", :"$2", :"$3"}}]}])
+  end
+
   # -- the fork server ---------------------------------------------------------------------------------
 
   @doc "What `NetRunner.ForkServer` has put there last; `:error` where there is no table."

@@ -8,7 +8,8 @@ defmodule NetRunner.Watcher do
   #   that does not finish in time is killed. Then the row goes.
   # * It holds the controls of commands whose leftovers are kept.
   # * When the application stops, it ends all commands, and waits for it.
-  # * Another Watcher can take its place at any time: it reads the table. Leftovers that were kept end then.
+  # * Another Watcher can take its place at any time: it reads the table. Leftovers that were kept end then,
+  #   for the NIF has monitored the one before as their server.
 
   use GenServer, shutdown: :infinity
 
@@ -91,7 +92,14 @@ defmodule NetRunner.Watcher do
     Process.flag(:trap_exit, true)
     ForkServer.resume_spawning()
     state = %{monitors: %{}, held: %{}, waiting: %{}, stopping: false}
+    state = Enum.reduce(Table.kept(), state, &take_from_the_dead/2)
     {:ok, Enum.reduce(Table.commands(), state, &monitor(&2, &1.server))}
+  end
+
+  # The stop is for the case that it died before it was the server.
+  defp take_from_the_dead({server, control, kill_timeout}, state) do
+    Nif.control_stop(control)
+    hold(state, :orphan, server, control, kill_timeout)
   end
 
   @impl true
@@ -100,8 +108,10 @@ defmodule NetRunner.Watcher do
   end
 
   def handle_call({:keep, server, control}, _from, state) do
+    {:ok, row} = Table.fetch(server)
+    Table.insert_kept(server, control, row.info.kill_timeout)
     Nif.control_set_owner(control, nil)
-    {:reply, :ok, hold(state, :kept, server, control)}
+    {:reply, :ok, hold(state, :kept, server, control, row.info.kill_timeout)}
   end
 
   def handle_call({:await_gone, server}, from, state) do
@@ -156,7 +166,10 @@ defmodule NetRunner.Watcher do
       {:ok, row} ->
         for pipe <- [row.stdin, row.stdout, row.stderr], pipe, do: Nif.close(pipe)
         if row.writer, do: Process.exit(row.writer, :kill)
-        if held?(state, server), do: gone(state, server), else: hold(state, :orphan, server, row.control)
+
+        if held?(state, server),
+          do: gone(state, server),
+          else: hold(state, :orphan, server, row.control, row.info.kill_timeout)
 
       # In order, or found by two monitors.
       :error ->
@@ -166,20 +179,13 @@ defmodule NetRunner.Watcher do
 
   defp held?(state, server), do: Enum.any?(state.held, fn {_ref, held} -> held.server == server end)
 
-  @spec hold(state(), :orphan | :kept, pid(), Nif.control()) :: state()
-  defp hold(state, kind, server, control) do
+  @spec hold(state(), :orphan | :kept, pid(), Nif.control(), non_neg_integer()) :: state()
+  defp hold(state, kind, server, control, kill_timeout) do
     ref = make_ref()
-    held = %{kind: kind, server: server, control: control, kill_timeout: kill_timeout(server)}
     Nif.control_take_over(control)
-    if kind == :orphan, do: arm(held.kill_timeout + @hung_after, {:kill, ref})
+    if kind == :orphan, do: arm(kill_timeout + @hung_after, {:kill, ref})
+    held = %{kind: kind, server: server, control: control, kill_timeout: kill_timeout}
     listen(put_in(state.held[ref], held), ref)
-  end
-
-  defp kill_timeout(server) do
-    case Table.fetch(server) do
-      {:ok, row} -> row.info.kill_timeout
-      :error -> 0
-    end
   end
 
   defp listen(state, ref) do
@@ -215,6 +221,7 @@ defmodule NetRunner.Watcher do
   defp release(state, ref) do
     {held, state} = pop_in(state.held[ref])
     Nif.control_close(held.control)
+    Table.delete_kept(held.server)
 
     case held.kind do
       :orphan -> gone(state, held.server)

@@ -219,7 +219,7 @@ defmodule NetRunner.RunTest do
       input = Stream.map(1..1, fn _ -> Process.sleep(:infinity) end)
       {ms, result} = timed(fn -> NetRunner.run(["true"], input: input) end)
       assert result == {"", 0}
-      assert ms < 2_000
+      assert ms < 10_000
     end
 
     test "from a nested command, which ends with the outer one" do
@@ -240,7 +240,7 @@ defmodule NetRunner.RunTest do
           timed(fn -> NetRunner.run(sh("sleep 61 & setsid sleep 61 & sleep 61"), timeout: 200) end)
 
         assert result == {:error, :timeout}
-        assert ms in 200..2_000
+        assert ms in 200..4_500
       end)
 
       assert Enum.filter(OS.commands(), &(&1.name == "sleep" and cmdline(&1) =~ "61")) == []
@@ -251,7 +251,7 @@ defmodule NetRunner.RunTest do
         timed(fn -> NetRunner.run(sh("trap '' TERM; sleep 60"), timeout: 100, kill_timeout: 200) end)
 
       assert result == {:error, :timeout}
-      assert ms in 300..2_000
+      assert ms in 300..5_000
     end
 
     test "count while output comes, too" do
@@ -272,7 +272,7 @@ defmodule NetRunner.RunTest do
       assert {"1\n2\n3\n4\n5\n", 0} = NetRunner.run(script, idle_timeout: 5_000)
       {ms, result} = timed(fn -> NetRunner.run(sh("echo; sleep 60"), idle_timeout: 300) end)
       assert result == {:error, :idle_timeout}
-      assert ms in 300..2_000
+      assert ms in 300..5_000
       # Without output to read, too.
       assert NetRunner.run(sh("exec >&- 2>&-; sleep 60"), idle_timeout: 100) == {:error, :idle_timeout}
       assert NetRunner.run(["sleep", "60"], stdout: :disabled, timeout: 100) == {:error, :timeout}
@@ -357,12 +357,12 @@ defmodule NetRunner.RunTest do
   test "leftovers hold nobody up, and live only when they are kept" do
     {ms, result} = timed(fn -> NetRunner.run(sh("sleep 60 & echo $!; exit 3")) end)
     assert {pid, 3} = result
-    assert ms < 1_000
+    assert ms < 4_500
     refute OS.alive?(String.trim(pid))
 
     {ms, result} = timed(fn -> NetRunner.run(sh("sleep 60 & echo $!; exit 3"), leftovers: :keep) end)
     assert {pid, 3} = result
-    assert ms < 1_000
+    assert ms < 4_500
     os_pid = pid |> String.trim() |> String.to_integer()
     assert OS.alive?(os_pid)
     OS.kill(os_pid, "KILL")

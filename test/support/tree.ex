@@ -37,6 +37,8 @@ defmodule NetRunner.Test.Tree do
     else
       receive do
         {:told, chunk} -> told(text <> chunk)
+        # What the process that runs the tree says in the end.
+        {:result, result} -> raise "the tree was over before it was complete: #{inspect(result)}"
       after
         30_000 -> raise "the tree was not complete after 30 s: #{inspect(text)}"
       end

@@ -483,7 +483,9 @@ defmodule NetRunner.System.DeathTest do
 
       for _ <- 1..3 do
         # And one that is on its way out, perhaps.
-        idle = for one <- OS.children(OS.fork_server()), OS.children(one.os_pid) == [], do: {one.os_pid, one.start}
+        idle =
+          for one <- OS.children(OS.fork_server()), OS.children(one.os_pid) == [], do: {one.os_pid, one.start}
+
         OS.clean_up(idle)
         # Those whose end is noticed only after the request was accepted may have run: :shepherd_died.
         results = for _ <- 1..8, do: NetRunner.run(~w(true))
@@ -652,6 +654,20 @@ defmodule NetRunner.System.DeathTest do
       OS.clean_up(tree)
       OS.await_gone(tree)
       assert {"", 0} = NetRunner.run(~w(true))
+    end
+
+    test "fork server and shepherd, while the VM cannot act: the command dies by the kernel's hand" do
+      victim = Victim.start(@victim)
+      tree = Tree.from(victim)
+      everything = OS.tree(victim.os_pid)
+      on_exit(fn -> OS.clean_up(everything) end)
+      Victim.kill(victim, "STOP")
+      OS.eventually(fn -> OS.state(victim.os_pid) == "T" end)
+      # prctl(2), PR_SET_PDEATHSIG: nobody else is left to do it.
+      OS.kill([OS.fork_server(victim.os_pid), elem(shepherd_of(tree), 0)], "KILL")
+      OS.await_gone([tree.root])
+      OS.clean_up(everything)
+      OS.await_gone(everything)
     end
 
     test "supervisor: NetRunner's whole tree killed, in a VM of its own" do

@@ -73,27 +73,28 @@ defmodule NetRunner.System.StopSequenceTest do
   end
 
   test "each process gets the stop signal exactly once, also in a group of its own" do
-    # Each counts, and ends when told by its parent's end of the pipe.
     script = """
-    $| = 1; my %n; pipe(my $r, my $w);
+    use POSIX; pipe(my $r, my $w);
+    sub count { my ($terms) = @_; sigprocmask(SIG_BLOCK, POSIX::SigSet->new(SIGTERM)); $SIG{TERM} = sub { $$terms++ } }
     for my $who ("in group", "own group", "own session") {
       next if fork;
-      close $w;
-      if ($who eq "own group") { setpgrp(0, 0) }
-      if ($who eq "own session") { require POSIX; POSIX::setsid() }
-      my $terms = 0; $SIG{TERM} = sub { $terms++ };
-      syswrite STDOUT, "ready\\n";
-      # Until the root has gone.
-      while (1) { my $n = sysread $r, my $x, 1; last if defined $n && $n == 0 }
-      syswrite STDOUT, "$who $terms\\n"; exit 0;
+      close $w; my $terms = 0; count(\\$terms);
+      if ($who eq "own group") { setpgid(0, 0) }
+      if ($who eq "own session") { POSIX::setsid() }
+      syswrite STDOUT, "ready\n";
+      sigsuspend(POSIX::SigSet->new) until $terms;
+      # Every other one has come when the root has ended.
+      sigprocmask(SIG_SETMASK, POSIX::SigSet->new);
+      while (1) { my $read = sysread $r, my $byte, 1; last if defined $read && $read == 0 }
+      syswrite STDOUT, "$who $terms\n"; exit 0;
     }
-    close $r;
-    my $terms = 0; $SIG{TERM} = sub { $terms++ };
-    syswrite STDOUT, "ready\\n";
-    # It stays for half a second after the first, to catch a second.
-    1 until select(undef, undef, undef, 1000) == 0 || $terms;
+    close $r; my $terms = 0; count(\\$terms);
+    syswrite STDOUT, "ready\n";
+    sigsuspend(POSIX::SigSet->new) until $terms;
+    sigprocmask(SIG_SETMASK, POSIX::SigSet->new);
+    # Half a second is time enough for a second one.
     select(undef, undef, undef, 0.5);
-    syswrite STDOUT, "root $terms\\n";
+    syswrite STDOUT, "root $terms\n";
     """
 
     {:ok, p} = Proc.start("perl", ["-e", script], kill_timeout: 30_000)

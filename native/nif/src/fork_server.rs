@@ -9,6 +9,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use protocol::socket::{self, Received, Wait};
 use protocol::{ADOPT, FORK_AHEAD, READY};
 use rustix::io::Errno;
+use rustix::net::RecvFlags;
 use rustler::{Env, Monitor, Term};
 
 use crate::control::pidfd_kill;
@@ -105,11 +106,21 @@ impl ForkServer {
         let new = self.adopt()?;
         match socket::send(new.as_fd(), frame, fds, Wait::DontBlock) {
             Ok(accepted) => Ok((new, accepted)),
+            // It was answered before it was asked: there is no shepherd, and the answer says why.
+            Err(Errno::PIPE | Errno::CONNRESET) if has_bytes(&new) => Ok((new, 0)),
             // The fork server has died with the other end in its queue.
             Err(Errno::PIPE | Errno::CONNRESET) => Err(Failure::NoForkServer),
             Err(errno) => Err(Failure::At(Place::Send, errno)),
         }
     }
+}
+
+/// Whether there is something to read before the end.
+fn has_bytes(socket: &OwnedFd) -> bool {
+    let peeked = rustix::io::retry_on_intr(|| {
+        rustix::net::recv(socket, &mut [0; 1], RecvFlags::PEEK | RecvFlags::DONTWAIT)
+    });
+    matches!(peeked, Ok((count, _)) if count > 0)
 }
 
 impl Handle<ForkServer> {

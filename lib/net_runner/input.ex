@@ -1,0 +1,87 @@
+defmodule NetRunner.Input do
+  @moduledoc false
+  # The part of a command's input that its caller writes by itself, without running the user's code: binaries, and
+  # then, where there is one, an open file. Everything else is a source for NetRunner.Writer.
+  #
+  # Who got an input from prepare/1 closes it, or writes until it is `:done`.
+
+  alias NetRunner.{Nif, Writer}
+
+  @type t :: {[binary()], :file.fd() | nil}
+
+  # How much of a file is read at a time. Each read is a trip to a dirty scheduler, so it is more than fits a pipe.
+  @file_read 262_144
+
+  @doc "The option `:input` as what the caller writes, or as a source for a writer, or neither."
+  @spec prepare(term()) :: {:ok, t() | nil, Writer.source() | nil} | {:error, {:input, atom()}}
+  def prepare(nil), do: {:ok, nil, nil}
+  def prepare(binary) when is_binary(binary), do: {:ok, {[binary], nil}, nil}
+
+  def prepare(list) when is_list(list) do
+    {:ok, {:erlang.iolist_to_iovec(list), nil}, nil}
+  rescue
+    ArgumentError ->
+      reraise ArgumentError,
+              "invalid value of the option :input.\nExpected: a list of iodata\nGot: #{inspect(list)}",
+              __STACKTRACE__
+  end
+
+  def prepare({:file, path}) do
+    case :file.open(path, [:read, :raw, :binary]) do
+      {:ok, file} -> {:ok, {[], file}, nil}
+      {:error, posix} -> {:error, {:input, posix}}
+    end
+  end
+
+  def prepare(source), do: {:ok, nil, source}
+
+  @doc """
+  Writes one piece. `:more`: to be called again; `:wait`: to be called again when the message with this reference
+  has come. At `:done` there is nothing more to write, or nobody who reads. After an error of the file, too, the
+  input is closed; the command must not take that for the end of its input.
+  """
+  @spec write(t(), Nif.pipe(), reference()) ::
+          {:more, t()} | {:wait, t()} | :done | {:error, {:input, atom()}}
+  def write({[], nil}, _pipe, _ref), do: :done
+
+  def write({[], file}, pipe, ref) do
+    case :file.read(file, @file_read) do
+      {:ok, data} ->
+        write({[data], file}, pipe, ref)
+
+      :eof ->
+        close({[], file})
+        :done
+
+      {:error, posix} ->
+        close({[], file})
+        {:error, {:input, posix}}
+    end
+  end
+
+  def write({data, file}, pipe, ref) do
+    case Nif.write(pipe, ref, data) do
+      :ok ->
+        {:more, {[], file}}
+
+      {:wait, rest} ->
+        {:wait, {rest, file}}
+
+      {:again, rest} ->
+        {:more, {rest, file}}
+
+      # Nobody reads any more, which is the command's good right.
+      {:error, _reason} ->
+        close({[], file})
+        :done
+    end
+  end
+
+  @spec close(t() | nil) :: :ok
+  def close({_data, file}) when file != nil do
+    _ = :file.close(file)
+    :ok
+  end
+
+  def close(_no_file), do: :ok
+end

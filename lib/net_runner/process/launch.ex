@@ -1,0 +1,99 @@
+defmodule NetRunner.Process.Launch do
+  @moduledoc false
+  # How a server gets its command to run: the request for the NIF, a fork server that takes it, and the row by
+  # which everybody finds the pipes. Called by the server, once.
+
+  alias NetRunner.{Environment, ForkServer, Nif, Table, Watcher}
+  alias NetRunner.Process.Server
+
+  @typedoc "What has been spawned: not yet known to run."
+  @type spawned :: %{
+          fork_server: ForkServer.t(),
+          control: Nif.control(),
+          stdin: Nif.pipe() | nil,
+          stdout: Nif.pipe() | nil,
+          stderr: Nif.pipe() | nil,
+          # Milliseconds of System.monotonic_time/1.
+          started: integer()
+        }
+
+  # A fork server that is found dead is replaced, and may be killed again.
+  @attempts 5
+
+  @spec spawn(Server.start(), reference()) :: {:ok, spawned()} | {:error, term()}
+  def spawn(start, control_ref), do: attempt(start, control_ref, @attempts)
+
+  defp attempt(start, control_ref, attempts) do
+    with {:ok, {resource, _answered} = fork_server} <- ForkServer.current() do
+      case Nif.spawn(resource, request(start), start.options.owner, control_ref) do
+        {:ok, control, stdin, stdout, stderr} ->
+          {:ok,
+           %{
+             fork_server: fork_server,
+             control: control,
+             stdin: stdin,
+             stdout: stdout,
+             stderr: stderr,
+             started: System.monotonic_time(:millisecond)
+           }}
+
+        {:error, :no_fork_server} when attempts > 1 ->
+          with {:ok, _new} <- ForkServer.renew(fork_server), do: attempt(start, control_ref, attempts - 1)
+
+        {:error, reason} ->
+          {:error, reason}
+      end
+    end
+  end
+
+  defp request(%{command: command, options: options} = start) do
+    %{
+      executable: command.executable,
+      argv: [options.arg0 || command.executable | command.args],
+      env: Environment.block(options.env),
+      cd: options.cd,
+      umask: options.umask,
+      stdin: start.stdin,
+      stdout: stdio(options.stdout),
+      stderr: stdio(options.stderr),
+      kill_timeout: options.kill_timeout,
+      stop_signals: [options.stop_signal],
+      leftovers: options.leftovers
+    }
+  end
+
+  defp stdio(where) when where in [:pipe, :consume, :capture, :stream], do: :pipe
+  defp stdio(:redirect), do: :stdout
+  defp stdio(:disabled), do: :null
+
+  @doc """
+  Puts the row of the calling server into the table.
+
+  The Watcher is told first, so that there is no moment in which the server could be killed and its row stay. A
+  Watcher that is replaced meanwhile reads the table when it starts, or is told again.
+  """
+  @spec announce(spawned(), Server.start()) :: :ok
+  def announce(spawned, %{command: command, options: options}) do
+    watcher = Watcher.watch(self())
+
+    Table.insert(%{
+      server: self(),
+      control: spawned.control,
+      stdin: spawned.stdin,
+      stdout: spawned.stdout,
+      stderr: spawned.stderr,
+      readable_stderr: if(options.stderr != :consume, do: spawned.stderr),
+      owner: options.owner,
+      os_pid: nil,
+      exited: false,
+      writer: nil,
+      info: %{
+        command: [command.executable | command.args],
+        kill_timeout: options.kill_timeout,
+        started: spawned.started
+      }
+    })
+
+    Watcher.watch_again(self(), watcher)
+  end
+end
