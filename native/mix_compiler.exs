@@ -1,6 +1,6 @@
 defmodule Mix.Tasks.Compile.NetRunnerNative do
   @moduledoc false
-  # Builds the crates of native/ with `cargo build --release` and puts what they make where the application
+  # Builds the crates of native/ with `cargo --release` and puts what they make where the application
   # finds it:
   #
   #     <build>/lib/net_runner/priv/net_runner_nif.so   the NIF (`.so` on macOS too: the VM wants that name)
@@ -18,6 +18,11 @@ defmodule Mix.Tasks.Compile.NetRunnerNative do
   # CARGO_BUILD_TARGET and everything else that cargo and rustc read from the environment are left to them;
   # the paths of what was built come from cargo's messages, so it does not matter which target it was for.
   #
+  # The shepherd is linked statically where that can be had (glibc, or musl): one of it is forked per command,
+  # and without a dynamic linker's mappings and relocated pages a fork and an exit of it cost less
+  # (docs/decisions.md has the numbers). A library must be linked dynamically, so the two are built by two
+  # calls of cargo.
+  #
   # Cargo knows what is to be rebuilt, but asking it takes 100 ms, and Mix asks at every start of a host
   # application. So it is asked only when one of the inputs (sources, manifests, environment) or of the
   # outputs is not as it was left.
@@ -34,6 +39,8 @@ defmodule Mix.Tasks.Compile.NetRunnerNative do
     "shepherd" => %{target: "shepherd", to: "priv/shepherd"},
     "fixture" => %{target: "fixture", to: "fixture"}
   }
+
+  @static ["--", "-C", "target-feature=+crt-static", "-C", "relocation-model=static"]
 
   @impl true
   def run(argv) do
@@ -155,12 +162,40 @@ defmodule Mix.Tasks.Compile.NetRunnerNative do
     version
   end
 
+  # The packages with their kind of linking; a static one that cannot be linked is built like the others.
   defp cargo_build(cargo) do
+    with {:ok, messages, diagnostics} <- cargo_call(cargo, ["build"], packages() -- ["shepherd"], []),
+         {:ok, more_messages, more_diagnostics} <- build_shepherd(cargo) do
+      {:ok, messages ++ more_messages, diagnostics ++ more_diagnostics}
+    end
+  end
+
+  defp build_shepherd(cargo) do
+    with true <- static_shepherd?(),
+         {:error, _cannot_be_linked} <- cargo_call(cargo, ["rustc"], ["shepherd"], @static) do
+      Mix.shell().info("The shepherd cannot be linked statically here; it is linked dynamically.")
+      cargo_call(cargo, ["build"], ["shepherd"], [])
+    else
+      false -> cargo_call(cargo, ["build"], ["shepherd"], [])
+      {:ok, messages, diagnostics} -> {:ok, messages, diagnostics}
+    end
+  end
+
+  # macOS has no static libc.
+  defp static_shepherd? do
+    case System.get_env("CARGO_BUILD_TARGET") do
+      nil -> match?({:unix, :linux}, :os.type())
+      target -> target =~ "-linux-"
+    end
+  end
+
+  defp cargo_call(cargo, command, packages, rustc_arguments) do
     format = if IO.ANSI.enabled?(), do: "json-diagnostic-rendered-ansi", else: "json"
 
     arguments =
-      ["build", "--release", "--locked", "--message-format=#{format}"] ++
-        target_dir() ++ Enum.flat_map(packages(), &["--package", &1])
+      command ++
+        ["--release", "--locked", "--message-format=#{format}"] ++
+        target_dir() ++ Enum.flat_map(packages, &["--package", &1]) ++ rustc_arguments
 
     # Standard error, where cargo tells of its progress and of its own errors, stays the terminal's.
     {output, status} = System.cmd(cargo, arguments, cd: @workspace)

@@ -10,6 +10,7 @@ defmodule NetRunner.MixCompilerTest do
   #!/bin/sh
   echo "$PWD $*" >> "$CALLS"
   if [ -f "$FAILS" ]; then cat "$FAILS"; exit 101; fi
+  if [ "$1" = rustc ] && [ -f "$FAILS.static" ]; then exit 101; fi
   target="$CARGO_TARGET_DIR"
   while [ $# -gt 0 ]; do
     case "$1" in
@@ -93,9 +94,13 @@ defmodule NetRunner.MixCompilerTest do
     assert {:ok, %File.Stat{type: :directory}} = File.lstat(Path.join(context.built, "priv"))
     refute File.exists?(Path.join(context.built, "fixture"))
 
-    assert [call] = calls(context)
-    assert call =~ "/checkout build --release --locked --message-format=json"
-    assert call =~ "--target-dir #{context.built}/cargo --package nif --package shepherd"
+    assert [nif, shepherd] = calls(context)
+    assert nif =~ "/checkout build --release --locked --message-format=json"
+    assert nif =~ ~r"--target-dir #{context.built}/cargo --package nif$"
+    assert shepherd =~ "/checkout rustc --release --locked --message-format=json"
+
+    assert shepherd =~
+             "--target-dir #{context.built}/cargo --package shepherd -- -C target-feature=+crt-static"
 
     assert tree(Path.join(context.directory, "checkout")) == before
   end
@@ -103,23 +108,30 @@ defmodule NetRunner.MixCompilerTest do
   test "cargo is asked again only when something has changed", context do
     mix!(context, "host", ["compile"])
     mix!(context, "host", ["compile"])
-    assert length(calls(context)) == 1
+    assert builds(context) == 1
 
     write(context.directory, "checkout/native/nif/src/lib.rs", "// two\n")
     mix!(context, "host", ["compile"])
-    assert length(calls(context)) == 2
+    assert builds(context) == 2
 
     File.rm!(Path.join(context.built, "priv/shepherd"))
     mix!(context, "host", ["compile"])
-    assert length(calls(context)) == 3
+    assert builds(context) == 3
     assert File.exists?(Path.join(context.built, "priv/shepherd"))
 
     mix!(context, "host", ["compile"], [{"CARGO_BUILD_TARGET", "riscv64gc-unknown-linux-gnu"}])
-    assert length(calls(context)) == 4
+    assert builds(context) == 4
     assert File.exists?(Path.join(context.built, "cargo/riscv64gc-unknown-linux-gnu/release/shepherd"))
 
     mix!(context, "host", ["deps.compile", "net_runner", "--force"])
-    assert length(calls(context)) == 5
+    assert builds(context) == 5
+  end
+
+  test "a shepherd that cannot be linked statically is linked dynamically, and it is said", context do
+    write(context.directory, "fails.static", "")
+    assert mix!(context, "host", ["compile"]) =~ "linked dynamically"
+    assert File.exists?(Path.join(context.built, "priv/shepherd"))
+    assert List.last(calls(context)) =~ ~r"/checkout build .* --package shepherd$"
   end
 
   test "what is there is replaced, not written to: it may be running", context do
@@ -240,6 +252,8 @@ defmodule NetRunner.MixCompilerTest do
     assert status == 0, output
     result |> File.read!() |> :erlang.binary_to_term()
   end
+
+  defp builds(context), do: Enum.count(calls(context), &(&1 =~ "--package nif"))
 
   defp calls(context),
     do: context.directory |> Path.join("calls") |> File.read!() |> String.split("\n", trim: true)
