@@ -87,15 +87,16 @@ defmodule NetRunner.Nif do
 
   # -- one command ---------------------------------------------------------------------------------
 
-  # Makes the pipes, finds a shepherd and queues the request. The caller becomes the *server*: it gets
-  # {:select, control, ref, :ready_input | :ready_output} when it must call control_read/2. `owner` is a
-  # local pid or nil; the death of the owner or of the server ends the command, whatever Elixir does.
+  # Makes the pipes, finds a shepherd and queues the request. The caller becomes the *server*, whose part is
+  # to call control_read/2, which arms; control_take_over/1 gives it to another. `owner` is a local pid or nil;
+  # the death of the owner or of the server ends the command, whatever Elixir does, and so does a control that
+  # is garbage before it was ever armed.
   #
   # {:error, :no_fork_server}: nothing was sent, no shepherd was there and the fork server is gone.
-  @spec spawn(fork_server(), request(), owner :: pid() | nil, reference()) ::
+  @spec spawn(fork_server(), request(), owner :: pid() | nil) ::
           {:ok, control(), stdin :: pipe() | nil, stdout :: pipe() | nil, stderr :: pipe() | nil}
           | {:error, :no_fork_server | {stage(), posix()}}
-  def spawn(_fork_server, _request, _owner, _ref), do: nif()
+  def spawn(_fork_server, _request, _owner), do: nif()
 
   # Everything that has arrived, in order; sends what is queued; arms again unless the list ends in :eof.
   @spec control_read(control(), reference()) :: [event()]

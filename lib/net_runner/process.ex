@@ -89,7 +89,7 @@ defmodule NetRunner.Process do
   defp start_server(executable, args, opts, link?) do
     with {:ok, command} <- prepare(executable, args, opts) do
       options = Options.new(:process, command.opts)
-      start = %{command: command, options: options, stdin: :pipe, await_start: true, link: link?}
+      start = %{command: command, options: options, stdin: :pipe, link: link?, spawned: nil}
       Server.start(start, if(options.name, do: [name: options.name], else: []))
     end
   end
@@ -268,19 +268,18 @@ defmodule NetRunner.Process do
   """
   @spec stop(t()) :: :ok | {:error, {:unkillable, [pos_integer()]}}
   def stop(process) do
-    case locate(process) do
-      nil ->
-        :ok
+    with server when is_pid(server) <- locate(process), true <- Table.member?(server) do
+      monitor = Process.monitor(server)
+      answer = call(server, :stop)
 
-      server ->
-        monitor = Process.monitor(server)
-        answer = call(server, :stop)
-
-        receive do
-          {:DOWN, ^monitor, :process, _server, _reason} when answer != {:error, :closed} -> answer
-          # It has died before, or meanwhile; the Watcher does its work.
-          {:DOWN, ^monitor, :process, _server, _reason} -> Watcher.await_gone(server)
-        end
+      receive do
+        {:DOWN, ^monitor, :process, _server, _reason} when answer != {:error, :closed} -> answer
+        # It has died before, or meanwhile; the Watcher does its work.
+        {:DOWN, ^monitor, :process, _server, _reason} -> Watcher.await_gone(server)
+      end
+    else
+      # Not a server, or not any more.
+      _no_server -> :ok
     end
   end
 

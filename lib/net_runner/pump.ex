@@ -9,8 +9,8 @@ defmodule NetRunner.Pump do
   # * A pump that was opened ends with finish/1 or halt/1, which return when nothing of the command is left.
   # * No user code runs in here; what has to be enumerated runs in a NetRunner.Writer.
 
-  alias NetRunner.{Command, Input, Nif, Options, Pipe, Table, Watcher, Writer}
-  alias NetRunner.Process.Server
+  alias NetRunner.{Command, Input, Nif, Options, Pipe, Watcher, Writer}
+  alias NetRunner.Process.{Launch, Server}
   alias __MODULE__
 
   @type name :: :stdout | :stderr
@@ -18,6 +18,7 @@ defmodule NetRunner.Pump do
 
   @type t :: %Pump{
           server: pid(),
+          spawned: Launch.spawned(),
           stdin: Nif.pipe() | nil,
           input: Input.t() | nil,
           writer: pid() | nil,
@@ -30,9 +31,10 @@ defmodule NetRunner.Pump do
           idle_timeout: timeout()
         }
 
-  @enforce_keys [:server]
+  @enforce_keys [:server, :spawned]
   defstruct [
     :server,
+    :spawned,
     :stdin,
     :input,
     :writer,
@@ -52,14 +54,14 @@ defmodule NetRunner.Pump do
         command: command,
         options: options,
         stdin: if(options.input == nil, do: :null, else: :pipe),
-        await_start: false,
-        link: false
+        link: false,
+        spawned: nil
       }
 
-      case Server.start(start, []) do
-        {:ok, server} ->
-          {:ok, pump(server, options, input, source)}
-
+      with {:ok, spawned} <- Launch.spawn(start),
+           {:ok, server} <- start_server(%{start | spawned: spawned}, source) do
+        {:ok, pump(server, spawned, options, input, source)}
+      else
         {:error, reason} ->
           Input.close(input)
           {:error, reason}
@@ -67,32 +69,35 @@ defmodule NetRunner.Pump do
     end
   end
 
-  defp pump(server, options, input, source) do
-    deadline = if options.timeout == :infinity, do: :infinity, else: now() + options.timeout
-    pump = %Pump{server: server, deadline: deadline, idle_timeout: options.idle_timeout}
-    stdin = if input || source, do: pipe(server, :stdin)
+  # The command is on its way: only a writer needs the server to be there, and in the table.
+  defp start_server(start, nil), do: {:ok, Server.start_async(start)}
 
-    # A server that was killed has no pipes; finish/1 finds it out.
-    writer = if source && stdin, do: Writer.start(server, stdin, source)
-    stderr? = options.stderr in [:capture, :stream]
-
-    sources =
-      for {name, pipe} <- [
-            stdout: options.stdout == :pipe && pipe(server, :stdout),
-            stderr: stderr? && pipe(server, :readable_stderr)
-          ],
-          pipe,
-          do: {name, pipe}
-
-    if input && stdin == nil, do: Input.close(input)
-    %{pump | stdin: stdin, input: stdin && input, writer: writer, sources: sources}
+  defp start_server(start, _source) do
+    with {:error, reason} <- Server.start(start, []) do
+      Launch.abandon(start.spawned)
+      {:error, reason}
+    end
   end
 
-  defp pipe(server, name) do
-    case Table.pipe(server, name) do
-      {:ok, pipe} -> pipe
-      :error -> nil
-    end
+  defp pump(server, spawned, options, input, source) do
+    writer = if source, do: Writer.start(server, spawned.stdin, source)
+    stderr? = options.stderr in [:capture, :stream]
+
+    %Pump{
+      server: server,
+      spawned: spawned,
+      stdin: spawned.stdin,
+      input: input,
+      writer: writer,
+      sources:
+        for(
+          {name, pipe} <- [stdout: spawned.stdout, stderr: stderr? && spawned.stderr],
+          pipe,
+          do: {name, pipe}
+        ),
+      deadline: if(options.timeout == :infinity, do: :infinity, else: now() + options.timeout),
+      idle_timeout: options.idle_timeout
+    }
   end
 
   # -- next --------------------------------------------------------------------------------------------
@@ -281,12 +286,17 @@ defmodule NetRunner.Pump do
   """
   @spec finish(t()) :: {:ok, Server.report(), time_limit() | nil} | {:error, :closed}
   def finish(pump) do
-    monitor = Process.monitor(pump.server)
-    GenServer.cast(pump.server, :report_and_end)
-    answer = await_end(pump, monitor, time_limit(pump), nil)
+    answer = end_server(pump, time_limit(pump))
     Input.close(pump.input)
     finish_writer(pump, answer)
     answer
+  end
+
+  # The server may still be on its way into the table, so it is not looked up there.
+  defp end_server(pump, limit) do
+    monitor = Process.monitor(pump.server)
+    GenServer.cast(pump.server, :report_and_end)
+    await_end(pump, monitor, limit, nil)
   end
 
   defp await_end(pump, monitor, limit, passed) do
@@ -296,6 +306,8 @@ defmodule NetRunner.Pump do
 
       {:DOWN, ^monitor, :process, server, _reason} ->
         Watcher.await_gone(server)
+        # One that was killed before the Watcher knew it has left this to us.
+        Launch.abandon(pump.spawned)
         {:error, :closed}
     after
       remaining(limit) ->
@@ -318,7 +330,7 @@ defmodule NetRunner.Pump do
   def halt(pump) do
     pump = pump |> close_outputs() |> stop()
     if pump.writer, do: Writer.finish(pump.writer)
-    _ = NetRunner.Process.stop(pump.server)
+    _report = end_server(pump, :infinity)
     :ok
   end
 

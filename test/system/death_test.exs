@@ -305,6 +305,30 @@ defmodule NetRunner.System.DeathTest do
       OS.await_gone(Map.values(tree), @soon)
     end
 
+    test "set_owner to a process that is dead already ends the command, to nil it lives" do
+      dead = spawn(fn -> :ok end)
+      end_process(dead, :normal)
+      {p, tree, shepherd} = start_tree()
+      assert :ok = Proc.set_owner(p, dead)
+      OS.await_gone([shepherd | tree], @soon)
+
+      test = self()
+
+      owner =
+        background(fn ->
+          {:ok, p} = Proc.start("cat", [])
+          :ok = Proc.set_owner(p, nil)
+          send(test, {:started, p})
+        end)
+
+      assert_receive {:started, p}, 30_000
+      end_process(owner)
+      assert {"", 0} = NetRunner.run(~w(true))
+      assert :ok = Proc.write(p, "x")
+      assert {:ok, "x"} = Proc.read(p)
+      assert :ok = Proc.stop(p)
+    end
+
     test "owner: nil lives until stop, whoever dies" do
       test = self()
 

@@ -1,7 +1,10 @@
 defmodule NetRunner.Process.Launch do
   @moduledoc false
-  # How a server gets its command to run: the request for the NIF, a fork server that takes it, and the row by
-  # which everybody finds the pipes. Called by the server, once.
+  # How a command gets to run: the request for the NIF, a fork server that takes it, and the row by which
+  # everybody finds the pipes.
+  #
+  # `spawn/1` is called by the server, or by the caller of `run`, whose command then starts while its server
+  # does; `announce/2` by the server. Between the two nobody but the NIF watches over the command.
 
   alias NetRunner.{Environment, ForkServer, Nif, Table, Watcher}
   alias NetRunner.Process.Server
@@ -20,12 +23,12 @@ defmodule NetRunner.Process.Launch do
   # A fork server that is found dead is replaced, and may be killed again.
   @attempts 5
 
-  @spec spawn(Server.start(), reference()) :: {:ok, spawned()} | {:error, term()}
-  def spawn(start, control_ref), do: attempt(start, control_ref, @attempts)
+  @spec spawn(Server.start()) :: {:ok, spawned()} | {:error, term()}
+  def spawn(start), do: attempt(start, @attempts)
 
-  defp attempt(start, control_ref, attempts) do
+  defp attempt(start, attempts) do
     with {:ok, {resource, _answered} = fork_server} <- ForkServer.current() do
-      case Nif.spawn(resource, request(start), start.options.owner, control_ref) do
+      case Nif.spawn(resource, request(start), start.options.owner) do
         {:ok, control, stdin, stdout, stderr} ->
           {:ok,
            %{
@@ -38,7 +41,7 @@ defmodule NetRunner.Process.Launch do
            }}
 
         {:error, :no_fork_server} when attempts > 1 ->
-          with {:ok, _new} <- ForkServer.renew(fork_server), do: attempt(start, control_ref, attempts - 1)
+          with {:ok, _new} <- ForkServer.renew(fork_server), do: attempt(start, attempts - 1)
 
         {:error, reason} ->
           {:error, reason}
@@ -65,6 +68,13 @@ defmodule NetRunner.Process.Launch do
   defp stdio(where) when where in [:pipe, :consume, :capture, :stream], do: :pipe
   defp stdio(:redirect), do: :stdout
   defp stdio(:disabled), do: :null
+
+  @doc "Gives up what was spawned, where there is no server: our ends are closed, and the stop sequence begins."
+  @spec abandon(spawned()) :: :ok
+  def abandon(spawned) do
+    for pipe <- [spawned.stdin, spawned.stdout, spawned.stderr], pipe, do: Nif.close(pipe)
+    Nif.control_close(spawned.control)
+  end
 
   @doc """
   Puts the row of the calling server into the table.

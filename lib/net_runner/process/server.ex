@@ -14,15 +14,16 @@ defmodule NetRunner.Process.Server do
   alias NetRunner.Process.{Drain, Effects, Launch, State, Tail}
 
   @typedoc """
-  What to run. `stdin`: whether there is somebody to write. `await_start`: whether starting is over only when
-  the command runs, so that what prevents it is the result of `start/2`; otherwise that comes as the outcome.
+  What to run. `stdin`: whether there is somebody to write. `spawned`: what the caller has spawned; where it is
+  nil the server spawns, and starting is over only when the command runs, so that what prevents it is the result
+  of `start/2`; otherwise that comes as the outcome.
   """
   @type start :: %{
           command: Command.t(),
           options: Options.t(),
           stdin: :pipe | :null,
-          await_start: boolean(),
-          link: boolean()
+          link: boolean(),
+          spawned: Launch.spawned() | nil
         }
 
   @type data :: %{
@@ -71,27 +72,46 @@ defmodule NetRunner.Process.Server do
     with {:error, :killed} <- started, do: {:error, :closed}
   end
 
+  @doc "Starts the server of what the caller has spawned, and does not wait until it is there."
+  @spec start_async(start()) :: pid()
+  def start_async(%{spawned: %{}} = start), do: :proc_lib.spawn(__MODULE__, :enter, [start])
+
   # -- start -------------------------------------------------------------------------------------------
 
+  @doc false
+  def enter(start) do
+    {:ok, data, {:continue, :listen} = listen} = init(start)
+    :gen_server.enter_loop(__MODULE__, [], data, listen)
+  end
+
   @impl :gen_server
-  def init(%{options: options} = start) do
+  def init(start) do
     # Only where an exit signal of a supervisor means "end in order".
     if start.link, do: Process.flag(:trap_exit, true)
-    control_ref = make_ref()
 
-    with {:ok, spawned} <- Launch.spawn(start, control_ref) do
-      Launch.announce(spawned, start)
-      stepped = State.new(options.leftovers, options.kill_timeout)
-      data = spawned |> new(options, control_ref) |> Effects.perform(stepped)
-      if start.await_start, do: await_start(data), else: {:ok, data}
+    case start.spawned do
+      nil ->
+        with {:ok, spawned} <- Launch.spawn(start), do: spawned |> serve(start) |> read_control() |> started()
+
+      spawned ->
+        Nif.control_take_over(spawned.control)
+        {:ok, serve(spawned, start), {:continue, :listen}}
     end
   end
 
-  defp new(spawned, options, control_ref) do
+  defp serve(spawned, %{options: options} = start) do
+    Launch.announce(spawned, start)
+    spawned |> new(options) |> Effects.perform(State.new(options.leftovers, options.kill_timeout))
+  end
+
+  @impl :gen_server
+  def handle_continue(:listen, data), do: data |> read_control() |> noreply()
+
+  defp new(spawned, options) do
     %{
       state: nil,
       control: spawned.control,
-      control_ref: control_ref,
+      control_ref: make_ref(),
       stdin: spawned.stdin,
       stdout: spawned.stdout,
       stderr: spawned.stderr,
@@ -127,7 +147,8 @@ defmodule NetRunner.Process.Server do
     {:error, reason}
   end
 
-  # It will mostly wait from now on: the heap is left as small as it can be.
+  # It will mostly wait from now on. What the start has left on the heap (the environment) is 70 times what is
+  # kept.
   defp started(data), do: {:ok, data, :hibernate}
 
   # -- requests ----------------------------------------------------------------------------------------
@@ -181,11 +202,7 @@ defmodule NetRunner.Process.Server do
 
   @impl :gen_server
   def handle_info({:select, _control, ref, _what}, %{control_ref: ref} = data) do
-    case {data.state.phase, read_control(data)} do
-      # As `started/1`. What the start has left on the heap (the environment) is 70 times what is kept.
-      {:starting, %{state: %State{phase: :running}, ended: nil} = data} -> {:noreply, data, :hibernate}
-      {_phase, data} -> noreply(data)
-    end
+    data |> read_control() |> noreply()
   end
 
   def handle_info({:select, _stderr, ref, _what}, %{drain: %Drain{ref: ref}} = data), do: drain(data)

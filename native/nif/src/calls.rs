@@ -52,9 +52,8 @@ fn spawn_command<'a>(
     fork_server: Handle<ForkServer>,
     command: spawn::Command<'a>,
     owner: Option<LocalPid>,
-    reference: Term<'a>,
 ) -> Term<'a> {
-    match spawn::spawn(env, &fork_server, &command, owner, reference) {
+    match spawn::spawn(env, &fork_server, &command, owner) {
         Ok(spawn::Spawned { control, pipes: [stdin, stdout, stderr] }) => {
             (atoms::ok(), control, stdin, stdout, stderr).encode(env)
         }

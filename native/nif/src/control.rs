@@ -158,17 +158,6 @@ impl Handle<Control> {
         found
     }
 
-    /// Arms without reading, for a request that was just sent.
-    pub(crate) fn arm(&self, env: Env<'_>, reference: Term<'_>) -> bool {
-        let me = enif::self_pid(env);
-        let mut guard = self.lock();
-        let State { socket: Some(socket), unsent, .. } = &mut *guard else {
-            return false;
-        };
-        enif::arm(env, self, socket, Direction::Read, &me, reference)
-            && (unsent.is_empty() || enif::arm(env, self, socket, Direction::Write, &me, reference))
-    }
-
     /// The new monitor is armed before the old one is dropped: there is no moment without one.
     pub(crate) fn set_server(&self, env: Env<'_>, server: LocalPid) {
         let monitor = self.monitor(env, &server);

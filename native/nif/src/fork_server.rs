@@ -52,7 +52,7 @@ impl ForkServer {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The socket of an idle shepherd, when one is there. Another is forked in its place.
+    /// The socket of an idle shepherd, when one is there. The caller asks for another in its place.
     fn take_idle(&self) -> Result<Option<OwnedFd>, Failure> {
         let state = self.lock();
         let Some(pool) = &state.pool else {
@@ -60,16 +60,23 @@ impl ForkServer {
         };
         let mut fds = VecDeque::new();
         let received = socket::receive(pool.as_fd(), &mut [0], &mut fds, Wait::DontBlock);
-        if let (Ok(Received::Bytes(_) | Received::FdsCut), Some(control)) = (&received, &state.control) {
-            // A fork server that is gone or does not read is noticed elsewhere.
-            let _ = socket::send(control.as_fd(), &[FORK_AHEAD], &[], Wait::DontBlock);
-        }
+        drop(state);
         match received {
             Ok(Received::Bytes(_)) => Ok(fds.pop_front()),
             Ok(Received::WouldBlock | Received::EndOfFile) => Ok(None),
             // The shepherd sees end of file and exits: its socket was closed on the way.
-            Ok(Received::FdsCut) => Err(Failure::At(Place::Shepherd(protocol::Stage::Fds), Errno::MFILE)),
+            Ok(Received::FdsCut) => {
+                self.fork_ahead();
+                Err(Failure::At(Place::Shepherd(protocol::Stage::Fds), Errno::MFILE))
+            }
             Err(errno) => Err(Failure::At(Place::Socket, errno)),
+        }
+    }
+
+    fn fork_ahead(&self) {
+        if let Some(control) = &self.lock().control {
+            // A fork server that is gone or does not read is noticed elsewhere.
+            let _ = socket::send(control.as_fd(), &[FORK_AHEAD], &[], Wait::DontBlock);
         }
     }
 
@@ -96,7 +103,10 @@ impl ForkServer {
         fds: &[std::os::fd::BorrowedFd<'_>],
     ) -> Result<(OwnedFd, usize), Failure> {
         while let Some(idle) = self.take_idle()? {
-            match socket::send(idle.as_fd(), frame, fds, Wait::DontBlock) {
+            let sent = socket::send(idle.as_fd(), frame, fds, Wait::DontBlock);
+            // Behind the request: the next shepherd must not take the processor from this one.
+            self.fork_ahead();
+            match sent {
                 Ok(accepted) => return Ok((idle, accepted)),
                 // This one has died in the meantime.
                 Err(Errno::PIPE | Errno::CONNRESET) => {}

@@ -6,7 +6,7 @@ use protocol::{Directory, Leftovers, MAX_FRAME, Message, Request, Spawn, Stage, 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::pipe::PipeFlags;
-use rustler::{Atom, Binary, Env, LocalPid, NifMap, Term};
+use rustler::{Atom, Binary, Env, LocalPid, NifMap};
 
 use crate::atoms;
 use crate::control::Control;
@@ -49,7 +49,6 @@ pub(crate) fn spawn(
     fork_server: &Handle<ForkServer>,
     command: &Command<'_>,
     owner: Option<LocalPid>,
-    reference: Term<'_>,
 ) -> Result<Spawned, Failure> {
     let ends = [
         ends(command.stdin, Side::Write)?,
@@ -70,10 +69,6 @@ pub(crate) fn spawn(
     let control = Control::new(socket, &frame[accepted..]);
     control.set_server(env, enif::self_pid(env));
     control.set_owner(env, owner);
-    if !control.arm(env, reference) {
-        control.close(env);
-        return Err(Failure::At(Place::Select, Errno::NODEV));
-    }
     // The command's ends are closed by this: the shepherd has its own.
     let pipes = ends.map(|ends| ends.map(|Ends { ours, theirs: _ }| Pipe::new(ours)));
     Ok(Spawned { control, pipes })
