@@ -128,6 +128,11 @@ defmodule NetRunner.ForkServer do
   def handle_info({:select, _fork_server, _reference, _what}, state), do: {:noreply, state}
   def handle_info({:EXIT, _pid, _reason}, state), do: {:noreply, state}
 
+  def handle_info(message, state) do
+    Logger.error("NetRunner.ForkServer has received an unexpected message: #{inspect(message)}")
+    {:noreply, state}
+  end
+
   @impl true
   def terminate(reason, state) do
     # A crash leaves the fork server to the next one. It goes with the application, but not before it has

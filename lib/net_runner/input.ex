@@ -27,13 +27,24 @@ defmodule NetRunner.Input do
   end
 
   def prepare({:file, path}) do
-    case :file.open(path, [:read, :raw, :binary]) do
-      {:ok, file} -> {:ok, {[], file}, nil}
+    with :ok <- never_blocks(path),
+         {:ok, file} <- :file.open(path, [:read, :raw, :binary]) do
+      {:ok, {[], file}, nil}
+    else
       {:error, posix} -> {:error, {:input, posix}}
     end
   end
 
   def prepare(source), do: {:ok, nil, source}
+
+  # Opening or reading a FIFO waits for a writer, with no regard to time limits, and on a thread that all file
+  # I/O of the VM shares.
+  defp never_blocks(path) do
+    case :file.read_file_info(path) do
+      {:ok, info} -> if elem(info, 2) == :other, do: {:error, :enotsup}, else: :ok
+      {:error, posix} -> {:error, posix}
+    end
+  end
 
   @doc """
   Writes one piece. `:more`: to be called again; `:wait`: to be called again when the message with this reference

@@ -108,8 +108,9 @@ defmodule NetRunner.Nif do
   def control_take_over(_control), do: nif()
 
   # From now on `owner` is the owner. The new monitor is armed before the old one is dropped. A dead pid
-  # counts as one that has just died.
-  @spec control_set_owner(control(), pid() | nil) :: :ok
+  # counts as one that has just died. {:error, :closed}: the stop sequence has begun, for the owner before, the
+  # new one or the server is dead.
+  @spec control_set_owner(control(), pid() | nil) :: :ok | {:error, :closed}
   def control_set_owner(_control, _owner), do: nif()
 
   # Queues a Signal frame (answered by {:signalled, _}, in order) or a Stop frame.

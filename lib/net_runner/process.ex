@@ -243,7 +243,7 @@ defmodule NetRunner.Process do
       {:ok, 137}
   """
   @spec await_exit(t(), timeout()) :: {:ok, 0..255} | {:error, :timeout | reason()}
-  def await_exit(process, timeout \\ :infinity), do: call_within(process, :await_exit, timeout)
+  def await_exit(process, timeout \\ :infinity), do: call_within(process, :await_exit, timeout!(timeout))
 
   @doc """
   Runs the stop sequence, and returns the status when nothing of the command is left. Output can still be read.
@@ -254,7 +254,7 @@ defmodule NetRunner.Process do
       {:ok, 143}
   """
   @spec shutdown(t(), timeout()) :: {:ok, 0..255} | {:error, :timeout | reason()}
-  def shutdown(process, timeout \\ :infinity), do: call_within(process, :shutdown, timeout)
+  def shutdown(process, timeout \\ :infinity), do: call_within(process, :shutdown, timeout!(timeout))
 
   @doc """
   Ends the command, if it still runs, by the stop sequence, and then the server. Nothing of the command is left
@@ -342,6 +342,9 @@ defmodule NetRunner.Process do
   @doc """
   From now on this local process is the owner; `nil` is none. There is no moment without the old or the new one.
 
+  `{:error, :closed}` on a dead server, and where it is too late: the owner before, or the new one, is dead, and the
+  stop sequence has begun.
+
       iex> {:ok, server} = NetRunner.Process.start("sleep", ["60"])
       iex> NetRunner.Process.set_owner(server, nil)
       :ok
@@ -352,7 +355,23 @@ defmodule NetRunner.Process do
   def set_owner(process, owner) when is_nil(owner) or (is_pid(owner) and node(owner) == node()),
     do: call(process, {:set_owner, owner})
 
+  def set_owner(_process, owner) do
+    raise ArgumentError, "invalid owner.\nExpected: a local pid or nil\nGot: #{inspect(owner)}"
+  end
+
   # -- calls -------------------------------------------------------------------------------------------
+
+  # erlang(3), "receive": longer than that is no timeout, and as good as for ever.
+  @longest_timeout 4_294_967_295
+
+  defp timeout!(:infinity), do: :infinity
+  defp timeout!(timeout) when is_integer(timeout) and timeout > @longest_timeout, do: :infinity
+  # A deadline that has passed.
+  defp timeout!(timeout) when is_integer(timeout), do: max(timeout, 0)
+
+  defp timeout!(timeout) do
+    raise ArgumentError, "invalid timeout.\nExpected: milliseconds or :infinity\nGot: #{inspect(timeout)}"
+  end
 
   # gen_server's own call: it does not search a long mailbox, and drops an answer that comes too late.
   defp call(process, request, timeout \\ :infinity) do

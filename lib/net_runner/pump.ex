@@ -28,7 +28,9 @@ defmodule NetRunner.Pump do
           burst: non_neg_integer(),
           # Milliseconds of System.monotonic_time/1.
           deadline: integer() | :infinity,
-          idle_timeout: timeout()
+          idle_timeout: timeout(),
+          # How much of stderr the server had drained when an idle limit passed.
+          heard: non_neg_integer()
         }
 
   @enforce_keys [:server, :spawned]
@@ -41,7 +43,8 @@ defmodule NetRunner.Pump do
     sources: [],
     burst: 0,
     deadline: :infinity,
-    idle_timeout: :infinity
+    idle_timeout: :infinity,
+    heard: 0
   ]
 
   # After so many chunks in a row it is another one's turn.
@@ -119,8 +122,16 @@ defmodule NetRunner.Pump do
   def next(%Pump{sources: [], input: nil} = pump), do: {:eof, pump}
 
   def next(pump) do
-    limit = time_limit(pump)
+    with {:timeout, :idle_timeout, pump} <- next_within(pump, time_limit(pump)),
+         {:heard, pump} <- listen_to_stderr(pump) do
+      next(pump)
+    else
+      {:silent, pump} -> {:timeout, :idle_timeout, pump}
+      result -> result
+    end
+  end
 
+  defp next_within(pump, limit) do
     cond do
       passed?(limit) -> {:timeout, elem(limit, 1), pump}
       pump.burst >= @max_burst -> pump |> rotate() |> give_input_a_turn(make_ref(), limit)
@@ -310,10 +321,18 @@ defmodule NetRunner.Pump do
         Launch.abandon(pump.spawned)
         {:error, :closed}
     after
-      remaining(limit) ->
-        await_end(stop(pump), monitor, :infinity, elem(limit, 1))
+      remaining(limit) -> await_end_late(pump, monitor, elem(limit, 1))
     end
   end
+
+  defp await_end_late(pump, monitor, :idle_timeout) do
+    case listen_to_stderr(pump) do
+      {:heard, pump} -> await_end(pump, monitor, time_limit(pump), nil)
+      {:silent, pump} -> await_end(stop(pump), monitor, :infinity, :idle_timeout)
+    end
+  end
+
+  defp await_end_late(pump, monitor, :timeout), do: await_end(stop(pump), monitor, :infinity, :timeout)
 
   defp finish_writer(%Pump{writer: nil}, _answer), do: :ok
 
@@ -344,6 +363,15 @@ defmodule NetRunner.Pump do
     idle_deadline = now() + idle_timeout
     # A number is less than :infinity.
     if idle_deadline < deadline, do: {idle_deadline, :idle_timeout}, else: {deadline, :timeout}
+  end
+
+  # What the server drains is output too. It is looked at only when the limit has passed, so a command that
+  # falls silent may have up to twice the limit.
+  defp listen_to_stderr(%Pump{spawned: %{stderr: nil}} = pump), do: {:silent, pump}
+
+  defp listen_to_stderr(%Pump{spawned: %{stderr: stderr}} = pump) do
+    {read_bytes, _reads, _written_bytes, _writes} = Nif.counters(stderr)
+    if read_bytes > pump.heard, do: {:heard, %{pump | heard: read_bytes}}, else: {:silent, pump}
   end
 
   defp remaining(:infinity), do: :infinity

@@ -7,6 +7,7 @@ defmodule NetRunner.Stream do
   """
 
   alias NetRunner.{Command, Lines, Options, Pump, Run, Stats}
+  alias NetRunner.Process.Tail
   alias NetRunner.Stream.AbnormalExit
   alias __MODULE__
 
@@ -73,24 +74,26 @@ defmodule NetRunner.Stream do
 
   # The states of an enumeration:
   #
-  #     {:reading, pump, lines}    lines: an unfinished line for each output, or nil
+  #     {:reading, pump, lines, tail}    lines: an unfinished line for each output, or nil
+  #                                      tail: the end of the stderr that is streamed, for AbnormalExit
   #     {:ended, exit}             the command is over; its last elements have been delivered
 
   @doc false
-  @spec start(t()) :: {:reading, Pump.t(), map() | nil}
+  @spec start(t()) :: {:reading, Pump.t(), map() | nil, Tail.t()}
   def start(%Stream{command: command, options: options}) do
     case Pump.open(command, %{options | owner: self()}) do
-      {:ok, pump} -> {:reading, pump, options.lines && %{}}
+      {:ok, pump} -> {:reading, pump, options.lines && %{}, Tail.new(options.stderr_tail_bytes)}
       {:error, reason} -> raise Run.error(reason, command, [])
     end
   end
 
   @doc false
-  def next(stream, {:reading, pump, lines}) do
+  def next(stream, {:reading, pump, lines, tail}) do
     case Pump.next(pump) do
       {:data, name, data, pump} ->
         {items, lines} = items(stream, name, data, lines)
-        {elements(stream, name, items), {:reading, pump, lines}}
+        tail = if name == :stderr, do: Tail.add(tail, data), else: tail
+        {elements(stream, name, items), {:reading, pump, lines, tail}}
 
       {:timeout, name, pump} ->
         Pump.halt(pump)
@@ -102,10 +105,10 @@ defmodule NetRunner.Stream do
 
       # What an error means, the end tells.
       {:error, _reason, pump} ->
-        finish(stream, pump, lines)
+        finish(stream, pump, lines, tail)
 
       {:eof, pump} ->
-        finish(stream, pump, lines)
+        finish(stream, pump, lines, tail)
     end
   end
 
@@ -119,10 +122,10 @@ defmodule NetRunner.Stream do
   def next(_stream, {:ended, report}), do: {:halt, {:ended, report}}
 
   @doc false
-  def stop({:reading, pump, _lines}), do: Pump.halt(pump)
+  def stop({:reading, pump, _lines, _tail}), do: Pump.halt(pump)
   def stop({:ended, _report}), do: :ok
 
-  defp finish(stream, pump, lines) do
+  defp finish(stream, pump, lines, tail) do
     case Pump.finish(pump) do
       {:ok, %{outcome: {:ok, _exit}} = report, nil} ->
         unfinished =
@@ -130,6 +133,10 @@ defmodule NetRunner.Stream do
 
         last = Enum.flat_map(unfinished, fn {name, item} -> elements(stream, name, [item]) end)
         exit = if stream.options.stderr == :stream, do: [{:exit, report.stats.exit_status}], else: []
+
+        report =
+          if stream.options.stderr == :stream, do: %{report | stderr_tail: Tail.to_binary(tail)}, else: report
+
         {last ++ exit, {:ended, report}}
 
       {:ok, %{outcome: {:ok, _exit}}, time_limit} ->

@@ -146,6 +146,12 @@ defmodule NetRunner.Watcher do
 
   def handle_info({:EXIT, _pid, _reason}, state), do: {:noreply, state}
 
+  # As GenServer does: a crash would end all that is held.
+  def handle_info(message, state) do
+    Logger.error("NetRunner.Watcher has received an unexpected message: #{inspect(message)}")
+    {:noreply, state}
+  end
+
   @impl true
   def terminate(reason, state) do
     if orderly?(reason), do: end_all(state)

@@ -427,6 +427,52 @@ defmodule NetRunner.System.DeathTest do
     end
   end
 
+  describe "without any Elixir code that runs" do
+    # All of these heed the stop signal, and SIGKILL is far away: they end because they are told to.
+    @heeding ~w(child group stopped)
+
+    setup do
+      watcher = Process.whereis(NetRunner.Watcher)
+      :erlang.suspend_process(watcher)
+      owner = background(fn -> receive(do: (:never -> :ok)) end)
+      {:ok, p} = Proc.start("perl", Tree.arguments(@heeding), owner: owner, kill_timeout: 60_000)
+      tree = Tree.read(p)
+      :erlang.suspend_process(p)
+      %{p: p, owner: owner, watcher: watcher, all: [shepherd_of(tree) | Map.values(tree)]}
+    end
+
+    test "the owner dies: the command ends", %{p: p, owner: owner, watcher: watcher, all: all} do
+      end_process(owner)
+      OS.await_gone(all)
+      # They find it done.
+      ref = Process.monitor(p)
+      :erlang.resume_process(p)
+      assert_receive {:DOWN, ^ref, :process, ^p, :normal}, @soon
+      :erlang.resume_process(watcher)
+      assert {"", 0} = NetRunner.run(~w(true))
+    end
+
+    test "the server dies: the command ends", %{p: p, watcher: watcher, all: all} do
+      Process.exit(p, :kill)
+      OS.await_gone(all)
+      :erlang.resume_process(watcher)
+      assert :ok = Proc.stop(p)
+      assert {"", 0} = NetRunner.run(~w(true))
+    end
+
+    test "the owner that was set later dies: the command ends", %{p: p, watcher: watcher, all: all} do
+      owner = background(fn -> receive(do: (:never -> :ok)) end)
+      :erlang.resume_process(p)
+      assert :ok = Proc.set_owner(p, owner)
+      :erlang.suspend_process(p)
+      end_process(owner)
+      OS.await_gone(all)
+      :erlang.resume_process(p)
+      :erlang.resume_process(watcher)
+      assert :ok = Proc.stop(p)
+    end
+  end
+
   describe "the shepherd" do
     test "of a run, killed: :shepherd_died at once, and the tree goes" do
       test = self()

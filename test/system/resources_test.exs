@@ -147,6 +147,24 @@ defmodule NetRunner.System.ResourcesTest do
     Census.assert_unchanged(census)
   end
 
+  test "fds are closed when a command is over, not when memory is collected" do
+    %{fds: fds} = Census.take()
+
+    uses = [
+      fn -> {"x", 0} = NetRunner.run(~w(cat), input: "x") end,
+      fn -> {:error, :timeout} = NetRunner.run(~w(sleep 1000), timeout: 1) end,
+      fn -> NetRunner.stream!(~w(yes)) |> Enum.take(1) end,
+      fn -> "cat" |> Proc.start([], stderr: :pipe) |> elem(1) |> Proc.stop() end,
+      fn -> "cat" |> Proc.start([]) |> elem(1) |> end_process() end,
+      fn -> end_process(spawn(fn -> NetRunner.run(~w(sleep 1000), stderr: :capture) end)) end
+    ]
+
+    for use <- uses do
+      use.()
+      OS.eventually(fn -> OS.fds(OS.vm()) == fds end)
+    end
+  end
+
   test "no file: not in the temporary directory, not in the current one" do
     directory = tmp_dir()
 

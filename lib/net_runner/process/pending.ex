@@ -78,6 +78,10 @@ defmodule NetRunner.Process.Pending do
     end
   end
 
+  @doc "Whether a signal is unanswered."
+  @spec signals?(t()) :: boolean()
+  def signals?(%Pending{} = pending), do: not :queue.is_empty(pending.signals)
+
   @doc "All whose signals are unanswered, the first one first."
   @spec take_signals(t()) :: {[caller()], t()}
   def take_signals(%Pending{} = pending) do

@@ -10,6 +10,8 @@ defmodule NetRunner.Process.Server do
 
   @behaviour :gen_server
 
+  require Logger
+
   alias NetRunner.{Command, ForkServer, Nif, Options, Stats, Table}
   alias NetRunner.Process.{Drain, Effects, Launch, State, Tail}
 
@@ -41,6 +43,7 @@ defmodule NetRunner.Process.Server do
           # How many spawns it had answered when it was last looked at.
           answered: non_neg_integer(),
           owner_monitor: reference() | nil,
+          table_monitor: reference(),
           owner_down: boolean(),
           writer: {pid(), monitor :: reference()} | nil,
           # The exit reason of a writer that was killed.
@@ -120,6 +123,7 @@ defmodule NetRunner.Process.Server do
       fork_server: spawned.fork_server,
       answered: ForkServer.answered(spawned.fork_server),
       owner_monitor: options.owner && Process.monitor(options.owner),
+      table_monitor: Process.monitor(NetRunner.Supervisor),
       owner_down: false,
       writer: nil,
       writer_killed: nil,
@@ -173,16 +177,24 @@ defmodule NetRunner.Process.Server do
   def handle_call({:withdraw, id}, from, data), do: step(data, &State.withdraw(&1, id, from))
   def handle_call({:signal, signal}, from, data), do: step(data, &State.signal(&1, signal, from))
 
-  def handle_call({:set_owner, owner}, _from, data) do
-    if data.control, do: Nif.control_set_owner(data.control, owner)
+  def handle_call({:set_owner, owner}, from, data) do
+    answer = if data.control, do: Nif.control_set_owner(data.control, owner), else: :ok
     if data.owner_monitor, do: Process.demonitor(data.owner_monitor, [:flush])
     Table.update(self(), :owner, owner)
-    {:reply, :ok, %{data | owner_monitor: owner && Process.monitor(owner)}}
+    data = %{data | owner_monitor: owner && Process.monitor(owner)}
+    :gen_server.reply(from, answer)
+    if answer == :ok, do: {:noreply, data}, else: step(data, &State.owner_down/1)
   end
 
   def handle_call(:alive?, _from, data), do: {:reply, State.alive?(data.state), data}
   def handle_call(:stats, _from, data), do: {:reply, Effects.stats(data), data}
   def handle_call(:stderr_tail, _from, data), do: {:reply, Tail.to_binary(data.drain.tail), data}
+
+  # A stranger's mistake must not end the command.
+  def handle_call(request, _from, data) do
+    log_unexpected(request)
+    {:reply, {:error, :unknown_call}, data}
+  end
 
   @impl :gen_server
   def handle_cast(:stop, data), do: step(data, &State.stop/1)
@@ -196,6 +208,11 @@ defmodule NetRunner.Process.Server do
 
   def handle_cast({:writer, writer}, data) do
     {:noreply, %{data | writer: {writer, Process.monitor(writer)}}}
+  end
+
+  def handle_cast(message, data) do
+    log_unexpected(message)
+    {:noreply, data}
   end
 
   # -- what happens ------------------------------------------------------------------------------------
@@ -237,12 +254,27 @@ defmodule NetRunner.Process.Server do
     end
   end
 
+  # The table has gone with the supervisor: nobody can find this command any more.
+  def handle_info({:DOWN, monitor, :process, _supervisor, _reason}, %{table_monitor: monitor} = data) do
+    data |> Effects.close_pipes() |> step(&State.owner_down/1)
+  end
+
   # Of an owner that was replaced.
   def handle_info({:DOWN, _monitor, :process, _pid, _reason}, data), do: {:noreply, data}
 
   # As if exits were not trapped; that of the parent is gen_server's business.
   def handle_info({:EXIT, _pid, :normal}, data), do: {:noreply, data}
   def handle_info({:EXIT, _pid, reason}, data), do: {:stop, reason, data}
+
+  def handle_info(message, data) do
+    log_unexpected(message)
+    {:noreply, data}
+  end
+
+  # As GenServer does.
+  defp log_unexpected(message) do
+    Logger.error("the server of a command has received an unexpected message: #{inspect(message)}")
+  end
 
   defp step(data, decide), do: data |> Effects.perform(decide.(data.state)) |> noreply()
 
@@ -271,9 +303,16 @@ defmodule NetRunner.Process.Server do
     Effects.perform(data, State.spawn_deadline(data.state, progress?))
   end
 
+  # What the shepherd has said counts first: after a VM was stopped and continued, the time is up, and the
+  # answers are there.
   defp timeout(name, data) do
-    data = %{data | timers: Map.delete(data.timers, name)}
-    Effects.perform(data, State.timeout(data.state, name))
+    case read_control(data) do
+      %{timers: %{^name => _timer} = timers, ended: nil} = data ->
+        Effects.perform(%{data | timers: Map.delete(timers, name)}, State.timeout(data.state, name))
+
+      disarmed ->
+        disarmed
+    end
   end
 
   # -- the end that a supervisor asks for --------------------------------------------------------------

@@ -20,7 +20,7 @@ defmodule NetRunner.Process.State do
 
   @type exit :: {Stats.exit(), Nif.rusage()}
   @type outcome :: {:ok, exit()} | {:error, term()}
-  @type timer :: :spawn | :stop | :probe | :abandon
+  @type timer :: :spawn | :stop | :probe | :answer | :abandon
   @type caller :: Pending.caller()
 
   # The spawn has been answered, so the fork server lives.
@@ -95,6 +95,8 @@ defmodule NetRunner.Process.State do
   # After kill_timeout, and then for the answer to the probe: together 1 s.
   @probe_after 500
   @probe_deadline 500
+  # For the answer to a signal that somebody has asked for, while nothing is wrong as far as is known.
+  @answer_deadline 5_000
   # A shepherd that answers is asked again.
   @probe_again 2_000
   # After SIGKILL to the shepherd.
@@ -120,6 +122,11 @@ defmodule NetRunner.Process.State do
     {[:answered, {:started, os_pid}], %{state | phase: :running}}
   end
 
+  # The owner was dead before the command could be started.
+  def event(%State{phase: :starting} = state, {:failed, {:fork, :ecanceled}}) do
+    event(state, {:failed, :closed})
+  end
+
   def event(%State{phase: :starting} = state, {:failed, reason}) do
     over(state, {:error, reason}, [:answered, :finish_pipes, :close_control])
   end
@@ -142,7 +149,8 @@ defmodule NetRunner.Process.State do
         {[{:disarm, :probe}, {:arm, :stop, @probe_again}], %{state | pending: pending}}
 
       {{:ok, caller}, pending} ->
-        {[{:reply, caller, signal_reply(result)}], %{state | pending: pending}}
+        timer = if Pending.signals?(pending), do: {:arm, :answer, @answer_deadline}, else: {:disarm, :answer}
+        {[{:reply, caller, signal_reply(result)}, timer], %{state | pending: pending}}
 
       {:empty, _pending} ->
         fail(state, :protocol)
@@ -217,7 +225,8 @@ defmodule NetRunner.Process.State do
 
   @spec signal(t(), 1..31, caller()) :: {[effect()], t()}
   def signal(%State{phase: phase} = state, signal, caller) when phase in [:starting, :running] do
-    {[{:signal, signal}], %{state | pending: Pending.await_signal(state.pending, caller)}}
+    timer = if Pending.signals?(state.pending), do: [], else: [{:arm, :answer, @answer_deadline}]
+    {[{:signal, signal} | timer], %{state | pending: Pending.await_signal(state.pending, caller)}}
   end
 
   def signal(state, _signal, caller), do: {[{:reply, caller, {:error, :not_running}}], state}
@@ -240,7 +249,7 @@ defmodule NetRunner.Process.State do
   def spawn_deadline(%State{phase: :starting} = state, false), do: abandon(state)
   def spawn_deadline(state, _progress), do: {[], state}
 
-  @spec timeout(t(), :stop | :probe | :abandon) :: {[effect()], t()}
+  @spec timeout(t(), :stop | :probe | :answer | :abandon) :: {[effect()], t()}
   def timeout(%State{phase: :over} = state, _timer), do: {[], state}
 
   def timeout(%State{phase: :starting} = state, :stop) do
@@ -252,7 +261,10 @@ defmodule NetRunner.Process.State do
      %{state | pending: Pending.await_signal(state.pending, :probe)}}
   end
 
-  def timeout(state, :probe) do
+  # The spawn has a deadline of its own.
+  def timeout(%State{phase: :starting} = state, :answer), do: {[{:arm, :answer, @answer_deadline}], state}
+
+  def timeout(state, name) when name in [:probe, :answer] do
     {[:log_hung, :kill_shepherd, {:arm, :abandon, @abandon_after}], state}
   end
 

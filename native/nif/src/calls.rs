@@ -140,9 +140,8 @@ fn control_take_over(env: Env<'_>, control: Handle<Control>) -> Atom {
 }
 
 #[rustler::nif]
-fn control_set_owner(env: Env<'_>, control: Handle<Control>, owner: Option<LocalPid>) -> Atom {
-    control.set_owner(env, owner);
-    atoms::ok()
+fn control_set_owner<'a>(env: Env<'a>, control: Handle<Control>, owner: Option<LocalPid>) -> Term<'a> {
+    if control.set_owner(env, owner) { atoms::ok().encode(env) } else { env.error_tuple(atoms::closed()) }
 }
 
 #[rustler::nif]

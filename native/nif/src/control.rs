@@ -171,7 +171,8 @@ impl Handle<Control> {
         self.forget(env, old);
     }
 
-    pub(crate) fn set_owner(&self, env: Env<'_>, owner: Option<LocalPid>) {
+    /// False when the stop sequence has begun because an owner or a server is dead, this one included.
+    pub(crate) fn set_owner(&self, env: Env<'_>, owner: Option<LocalPid>) -> bool {
         let monitor = owner.map(|pid| self.monitor(env, &pid));
         let mut state = self.lock();
         let old = state.owner.take();
@@ -181,8 +182,10 @@ impl Handle<Control> {
             // It died before it could be monitored.
             Some(None) => state.shut_down(),
         }
+        let goes_on = !state.shut_down;
         drop(state);
         self.forget(env, old);
+        goes_on
     }
 
     fn forget(&self, env: Env<'_>, monitor: Option<Monitor>) {

@@ -83,6 +83,7 @@ errnos! {
     EAGAIN => "eagain",
     EBADF => "ebadf",
     EBUSY => "ebusy",
+    ECANCELED => "ecanceled",
     ECHILD => "echild",
     ECONNRESET => "econnreset",
     EDQUOT => "edquot",

@@ -197,7 +197,7 @@ defmodule NetRunner.Process.StateTest do
     test "the question is in order with the signals of callers" do
       steps = [{:started, 7}, signal("a"), stop(), timeout(:stop), {:signalled, :ok}]
       {effects, state} = run(steps)
-      assert effects == [{:reply, "a", :ok}]
+      assert effects == [{:reply, "a", :ok}, {:arm, :answer, 5_000}]
       assert {[{:disarm, :probe} | _again], _state} = State.event(state, {:signalled, :ok})
     end
   end
@@ -223,16 +223,25 @@ defmodule NetRunner.Process.StateTest do
 
   describe "signals" do
     test "are answered in order" do
-      assert {[{:signal, 15}], state} = run([{:started, 7}, signal("a")])
+      assert {[{:signal, 15}, {:arm, :answer, 5_000}], state} = run([{:started, 7}, signal("a")])
       assert {[{:signal, 9}], state} = State.signal(state, 9, "b")
-      assert {[{:reply, "a", :ok}], state} = State.event(state, {:signalled, :ok})
+      assert {[{:reply, "a", :ok}, {:arm, :answer, 5_000}], state} = State.event(state, {:signalled, :ok})
 
-      assert {[{:reply, "b", {:error, :not_running}}], _state} =
+      assert {[{:reply, "b", {:error, :not_running}}, {:disarm, :answer}], _state} =
                State.event(state, {:signalled, {:error, :not_running}})
     end
 
+    test "that are not answered in time mean that the shepherd hangs" do
+      assert {[:log_hung, :kill_shepherd, {:arm, :abandon, 500}], _state} =
+               run([{:started, 7}, signal("a"), timeout(:answer)])
+    end
+
+    test "before the start wait for it" do
+      assert {[{:arm, :answer, 5_000}], _state} = run([signal("a"), timeout(:answer)])
+    end
+
     test "an errno says what was tried" do
-      assert {[{:reply, "a", {:error, {:kill, :eperm}}}], _state} =
+      assert {[{:reply, "a", {:error, {:kill, :eperm}}}, {:disarm, :answer}], _state} =
                run([{:started, 7}, signal("a"), {:signalled, {:error, :eperm}}])
     end
 
