@@ -24,7 +24,10 @@ defmodule NetRunner.Process.Launch do
   @attempts 5
 
   @spec spawn(Server.start()) :: {:ok, spawned()} | {:error, term()}
-  def spawn(start), do: attempt(start, @attempts)
+  def spawn(%{options: %{owner: owner}} = start) do
+    # One that dies from here on is noticed by the NIF.
+    if owner == nil or Process.alive?(owner), do: attempt(start, @attempts), else: {:error, :closed}
+  end
 
   defp attempt(start, attempts) do
     with {:ok, {resource, _answered} = fork_server} <- ForkServer.current() do
