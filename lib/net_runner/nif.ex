@@ -54,7 +54,9 @@ defmodule NetRunner.Nif do
           stderr: :null | :pipe | :stdout,
           kill_timeout: non_neg_integer(),
           stop_signals: [1..64, ...],
-          leftovers: :kill | :keep
+          leftovers: :kill | :keep,
+          # False: {:started, _} may come together with {:exited, _, _}.
+          start_awaited: boolean()
         }
 
   @on_load :load
@@ -108,8 +110,8 @@ defmodule NetRunner.Nif do
   def control_take_over(_control), do: nif()
 
   # From now on `owner` is the owner. The new monitor is armed before the old one is dropped. A dead pid
-  # counts as one that has just died. {:error, :closed}: the stop sequence has begun, for the owner before, the
-  # new one or the server is dead.
+  # counts as one that has just died. {:error, :closed}: the stop sequence has begun already, for the owner
+  # before or the server is dead.
   @spec control_set_owner(control(), pid() | nil) :: :ok | {:error, :closed}
   def control_set_owner(_control, _owner), do: nif()
 

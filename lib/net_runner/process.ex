@@ -89,7 +89,16 @@ defmodule NetRunner.Process do
   defp start_server(executable, args, opts, link?) do
     with {:ok, command} <- prepare(executable, args, opts) do
       options = Options.new(:process, command.opts)
-      start = %{command: command, options: options, stdin: :pipe, link: link?, spawned: nil}
+
+      start = %{
+        command: command,
+        options: options,
+        stdin: :pipe,
+        start_awaited: true,
+        link: link?,
+        spawned: nil
+      }
+
       Server.start(start, if(options.name, do: [name: options.name], else: []))
     end
   end
@@ -342,8 +351,8 @@ defmodule NetRunner.Process do
   @doc """
   From now on this local process is the owner; `nil` is none. There is no moment without the old or the new one.
 
-  `{:error, :closed}` on a dead server, and where it is too late: the owner before, or the new one, is dead, and the
-  stop sequence has begun.
+  `{:error, :closed}` on a dead server, and where it is too late: the owner before is dead, and the stop sequence has
+  begun. To make a dead process the owner begins it.
 
       iex> {:ok, server} = NetRunner.Process.start("sleep", ["60"])
       iex> NetRunner.Process.set_owner(server, nil)

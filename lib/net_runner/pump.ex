@@ -57,6 +57,7 @@ defmodule NetRunner.Pump do
         command: command,
         options: options,
         stdin: if(options.input == nil, do: :null, else: :pipe),
+        start_awaited: false,
         link: false,
         spawned: nil
       }

@@ -64,7 +64,8 @@ defmodule NetRunner.Process.Launch do
       stderr: stdio(options.stderr),
       kill_timeout: options.kill_timeout,
       stop_signals: [options.stop_signal],
-      leftovers: options.leftovers
+      leftovers: options.leftovers,
+      start_awaited: start.start_awaited
     }
   end
 

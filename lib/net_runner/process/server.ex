@@ -16,7 +16,8 @@ defmodule NetRunner.Process.Server do
   alias NetRunner.Process.{Drain, Effects, Launch, State, Tail}
 
   @typedoc """
-  What to run. `stdin`: whether there is somebody to write. `spawned`: what the caller has spawned; where it is
+  What to run. `stdin`: whether there is somebody to write. `start_awaited`: whether somebody waits until the
+  command runs. `spawned`: what the caller has spawned; where it is
   nil the server spawns, and starting is over only when the command runs, so that what prevents it is the result
   of `start/2`; otherwise that comes as the outcome.
   """
@@ -24,6 +25,7 @@ defmodule NetRunner.Process.Server do
           command: Command.t(),
           options: Options.t(),
           stdin: :pipe | :null,
+          start_awaited: boolean(),
           link: boolean(),
           spawned: Launch.spawned() | nil
         }

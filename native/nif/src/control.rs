@@ -171,10 +171,11 @@ impl Handle<Control> {
         self.forget(env, old);
     }
 
-    /// False when the stop sequence has begun because an owner or a server is dead, this one included.
+    /// False when the stop sequence has begun already, for the owner before or the server is dead.
     pub(crate) fn set_owner(&self, env: Env<'_>, owner: Option<LocalPid>) -> bool {
         let monitor = owner.map(|pid| self.monitor(env, &pid));
         let mut state = self.lock();
+        let in_time = !state.shut_down;
         let old = state.owner.take();
         match monitor {
             None => {}
@@ -182,10 +183,9 @@ impl Handle<Control> {
             // It died before it could be monitored.
             Some(None) => state.shut_down(),
         }
-        let goes_on = !state.shut_down;
         drop(state);
         self.forget(env, old);
-        goes_on
+        in_time
     }
 
     fn forget(&self, env: Env<'_>, monitor: Option<Monitor>) {

@@ -29,6 +29,7 @@ pub(crate) struct Command<'a> {
     kill_timeout: u32,
     stop_signals: Vec<u8>,
     leftovers: Atom,
+    start_awaited: bool,
 }
 
 /// A running command, or one about to run.
@@ -95,6 +96,7 @@ fn request(command: &Command<'_>) -> Spawn {
         kill_timeout_ms: command.kill_timeout,
         stop_signals: command.stop_signals.clone(),
         leftovers: if command.leftovers == atoms::keep() { Leftovers::Keep } else { Leftovers::Kill },
+        start_awaited: command.start_awaited,
     }
 }
 

@@ -58,6 +58,9 @@ pub struct Spawn {
     /// What the stop sequence sends first, in this order.
     pub stop_signals: Vec<u8>,
     pub leftovers: Leftovers,
+    /// Whether somebody waits for `Started`. If not, it may come with `Exited`, for a command that is over
+    /// soon, which saves both sides a wake-up.
+    pub start_awaited: bool,
 }
 
 impl Spawn {
@@ -92,6 +95,7 @@ impl Spawn {
             Leftovers::Kill => 0,
             Leftovers::Keep => 1,
         });
+        out.u8(u8::from(self.start_awaited));
     }
 
     fn read(payload: &mut Reader<'_>) -> Option<Spawn> {
@@ -122,6 +126,11 @@ impl Spawn {
             leftovers: match payload.u8()? {
                 0 => Leftovers::Kill,
                 1 => Leftovers::Keep,
+                _ => return None,
+            },
+            start_awaited: match payload.u8()? {
+                0 => false,
+                1 => true,
                 _ => return None,
             },
         })

@@ -17,6 +17,9 @@ use crate::launch::{Failure, launch};
 use crate::os::{self, EndedChild, Signal, Watched, Woken};
 use crate::plan::Plan;
 
+/// For so long `Started` may wait for the exit, where nobody waits for it.
+const SOON: Duration = Duration::from_millis(2);
+
 /// Returns when everything is over. An error means that this shepherd cannot go on; the fork server, which
 /// sees that it did not end well, then kills what it leaves.
 pub(crate) fn run(socket: OwnedFd) -> Result<(), Errno> {
@@ -55,6 +58,8 @@ struct Shepherd {
     stop_signals: Vec<Signal>,
     leftovers: Leftovers,
     escalation: Escalation,
+    /// The command, until the VM has been told that it runs, and when that is due.
+    unannounced: Option<(Child, Instant)>,
     /// What the last SIGKILL was for.
     killed: BTreeSet<i32>,
 }
@@ -66,20 +71,25 @@ impl Shepherd {
         }
         let stop_signals = spawn.stop_signals.iter().map(|number| Signal(i32::from(*number))).collect();
         let leftovers = spawn.leftovers;
+        let start_awaited = spawn.start_awaited;
         let kill_timeout = Duration::from_millis(u64::from(spawn.kill_timeout_ms));
         let plan = Plan::new(spawn, &mut channel.take_fds()).ok_or(Failure::new(Stage::Fds, Errno::BADF))?;
         let child = launch(&plan, channel.socket())?;
         // The command's ends of its pipes: its readers must see end of file when it is gone.
         drop(plan);
-        announce(channel, &child);
-        Ok(Shepherd {
+        let mut shepherd = Shepherd {
             command: child.pid,
             exited: false,
             stop_signals,
             leftovers,
             escalation: Escalation::new(kill_timeout),
+            unannounced: Some((child, Instant::now() + SOON)),
             killed: BTreeSet::new(),
-        })
+        };
+        if start_awaited {
+            shepherd.announce(channel);
+        }
+        Ok(shepherd)
     }
 
     fn watch(mut self, mut channel: Channel) -> Result<(), Errno> {
@@ -97,11 +107,31 @@ impl Shepherd {
             while let Some(step) = self.escalation.step(now) {
                 self.take(step, &mut channel);
             }
+            if self.unannounced.as_ref().is_some_and(|(_, due)| *due <= now) {
+                self.announce(&mut channel);
+            }
             channel.flush();
-            let timeout =
-                self.escalation.deadline().map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            let announcement = self.unannounced.as_ref().map(|(_, due)| *due);
+            let deadline = self.escalation.deadline().into_iter().chain(announcement).min();
+            let timeout = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
             woken = os::wait(channel.watched().as_slice(), timeout)?;
         }
+    }
+
+    /// Says, once, that the command runs, with its pidfd and our own, so that the VM can kill both for certain.
+    fn announce(&mut self, channel: &mut Channel) {
+        let Some((child, _)) = self.unannounced.take() else {
+            return;
+        };
+        if let Some(command) = &child.pidfd
+            && let Some(shepherd) = os::own_pidfd()
+            && channel.send_with_fds(&started(&child, 2), &[command.as_fd(), shepherd.as_fd()]).is_ok()
+        {
+            return;
+        }
+        // No pidfds on this system, or too many in flight (unix(7), ETOOMANYREFS): it must be said all the
+        // same.
+        channel.send(&[started(&child, 0)]);
     }
 
     /// Reaps what has ended, but for the command. `true`: everything is over, reaped and said.
@@ -130,6 +160,7 @@ impl Shepherd {
         self.exited = true;
         let exited = Event::Exited { exit: ended.exit, rusage: ended.rusage };
         if os::any_child_alive(self.command) {
+            self.announce(channel);
             channel.send(&[exited]);
             let now = Instant::now();
             if self.leftovers == Leftovers::Kill {
@@ -139,7 +170,9 @@ impl Shepherd {
             return false;
         }
         reap_all();
-        channel.send(&[exited, Event::Done]);
+        // Nobody is left to be killed through a pidfd.
+        let started = self.unannounced.take().map(|(child, _)| started(&child, 0));
+        channel.send(&started.into_iter().chain([exited, Event::Done]).collect::<Vec<_>>());
         true
     }
 
@@ -149,6 +182,8 @@ impl Shepherd {
     }
 
     fn obey(&mut self, incoming: Incoming, channel: &mut Channel) {
+        // The answer to a signal comes behind it.
+        self.announce(channel);
         match incoming {
             Incoming::Request(Request::Signal(number)) => {
                 let result = self.signal_command(Signal(number));
@@ -244,19 +279,8 @@ impl Shepherd {
     }
 }
 
-/// Says that the command runs, with its pidfd and our own, so that the VM can kill both for certain.
-fn announce(channel: &mut Channel, child: &Child) {
-    let os_pid = child.pid.as_raw_nonzero().get();
-    if let Some(command) = &child.pidfd
-        && let Some(shepherd) = os::own_pidfd()
-        && channel
-            .send_with_fds(&Event::Started { os_pid, fds: 2 }, &[command.as_fd(), shepherd.as_fd()])
-            .is_ok()
-    {
-        return;
-    }
-    // No pidfds on this system, or too many in flight (unix(7), ETOOMANYREFS): it must be said all the same.
-    channel.send(&[Event::Started { os_pid, fds: 0 }]);
+fn started(child: &Child, fds: u8) -> Event {
+    Event::Started { os_pid: child.pid.as_raw_nonzero().get(), fds }
 }
 
 fn reap(pid: Pid) {

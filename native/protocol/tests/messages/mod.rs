@@ -20,9 +20,14 @@ fn stdio() -> impl Strategy<Value = [Stdio; 3]> {
 fn spawn() -> impl Strategy<Value = Spawn> {
     let names =
         (vec(1..=u8::MAX, 1..40), vec(c_bytes(), 1..5), vec(c_bytes(), 0..5), prop::option::of(c_bytes()));
-    let ending = (any::<u32>(), vec(1..=64_u8, 1..4), leftovers());
+    let ending = (any::<u32>(), vec(1..=64_u8, 1..4), leftovers(), any::<bool>());
     (names, 0..=0o777_u32, stdio(), ending).prop_map(
-        |((executable, argv, env, path), umask, stdio, (kill_timeout_ms, stop_signals, leftovers))| Spawn {
+        |(
+            (executable, argv, env, path),
+            umask,
+            stdio,
+            (kill_timeout_ms, stop_signals, leftovers, start_awaited),
+        )| Spawn {
             executable,
             argv,
             env,
@@ -32,6 +37,7 @@ fn spawn() -> impl Strategy<Value = Spawn> {
             kill_timeout_ms,
             stop_signals,
             leftovers,
+            start_awaited,
         },
     )
 }
@@ -47,6 +53,7 @@ pub(crate) fn smallest_spawn() -> Spawn {
         kill_timeout_ms: 0,
         stop_signals: vec![15],
         leftovers: Leftovers::Kill,
+        start_awaited: false,
     }
 }
 

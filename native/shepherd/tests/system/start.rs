@@ -212,3 +212,30 @@ fn the_umask_is_the_one_that_was_sent() {
         assert_eq!(stdout.line(), format!("{umask:03o}"));
     }
 }
+
+#[test]
+fn where_nobody_waits_for_the_start_it_may_come_with_the_exit_but_comes() {
+    let fork_server = ForkServer::start();
+    let unawaited = |command: Cmd| command.edit(|spawn| spawn.start_awaited = false);
+
+    let mut session = fork_server.run(unawaited(cmd(["/bin/true"])));
+    // With two fds where the machine was too busy for it to be over in 2 ms.
+    assert!(matches!(session.event(), Some(Event::Started { fds: 0 | 2, .. })));
+    assert_eq!(session.exited().0, Exit::Status(0));
+    session.done();
+
+    // It is said although nothing happens,
+    let mut session = fork_server.run(unawaited(cmd(["sleep", "100"])));
+    assert!(matches!(session.event(), Some(Event::Started { fds: 2, .. })));
+    session.send(&Request::Stop);
+    session.exited();
+    session.done();
+
+    // and before the answer to a signal.
+    let mut session = fork_server.run(unawaited(cmd(["sleep", "100"])));
+    session.send(&Request::Signal(15));
+    assert!(matches!(session.event(), Some(Event::Started { .. })));
+    assert!(matches!(session.event(), Some(Event::Signalled(_))));
+    session.exited();
+    session.done();
+}

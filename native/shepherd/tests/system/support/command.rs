@@ -51,6 +51,7 @@ pub(crate) fn cmd<const N: usize>(argv: [&str; N]) -> Cmd {
             kill_timeout_ms: 10_000,
             stop_signals: vec![15],
             leftovers: Leftovers::Kill,
+            start_awaited: true,
         },
         fds: vec![open_directory(".")],
     }
