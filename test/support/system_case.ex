@@ -16,7 +16,7 @@ defmodule NetRunner.Test.SystemCase do
 
       @moduletag :system
       # Rather the name of the test that hangs than a suite that hangs.
-      @moduletag timeout: 120_000
+      @moduletag timeout: soak(120_000, :infinity)
       unless File.exists?("/proc/self/stat"), do: @moduletag(skip: "what there is, is seen in /proc")
     end
   end

@@ -4,7 +4,7 @@ defmodule NetRunner.System.MemoryTest do
   use NetRunner.Test.SystemCase, async: false
 
   # `yes` writes about a gigabyte a second: what were kept of it would be seen.
-  @seconds 2_000
+  @seconds 1_500
   @bound 64 * 1024 * 1024
 
   describe "yes >&2, for seconds" do
@@ -126,7 +126,7 @@ defmodule NetRunner.System.MemoryTest do
     assert :ok = Proc.stop(p)
   end
 
-  # Takes its time for each element, for about two seconds.
+  # Takes its time for each element.
   defp consume_for(stream, ms) do
     deadline = System.monotonic_time(:millisecond) + @seconds
 

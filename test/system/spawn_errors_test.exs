@@ -4,12 +4,13 @@ defmodule NetRunner.System.SpawnErrorsTest do
   use NetRunner.Test.SystemCase, async: false
 
   setup do
+    census = Census.take()
+    on_exit(fn -> Census.assert_unchanged(Map.delete(census, :beam_processes)) end)
     %{directory: tmp_dir()}
   end
 
-  # The same reason from every function, nothing in the mailbox, nothing left.
+  # The same reason from every function, and nothing in the mailbox.
   defp assert_error(command, options \\ [], reason) do
-    census = Census.take()
     [executable | arguments] = command
 
     Mailbox.unchanged(fn ->
@@ -32,8 +33,6 @@ defmodule NetRunner.System.SpawnErrorsTest do
       {:ok, stream} -> assert catch_error(Enum.to_list(stream)).reason == reason
       {:error, ^reason} -> :ok
     end
-
-    Census.assert_unchanged(census)
   end
 
   describe "exec" do
