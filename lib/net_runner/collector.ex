@@ -4,26 +4,30 @@ defmodule NetRunner.Collector do
   # where the caller wants it.
   #
   # Only here does user code run while a command is running: the `:into` collectable.
+  #
+  # A binary is appended to in place (Erlang efficiency guide, "Constructing binaries"): the chunks are garbage
+  # at once, and their memory is used again while it is in the cache. A list of them, joined at the end, touches
+  # every page twice.
 
   alias NetRunner.{Lines, Options}
   alias __MODULE__
 
   @type t :: %Collector{
-          # Chunks, the last one first; or the collectable's accumulator and function.
-          stdout: [binary()] | {term(), (term(), Collectable.command() -> term())},
-          stderr: [binary()],
+          # Or the collectable's accumulator and function.
+          stdout: binary() | {term(), (term(), Collectable.command() -> term())},
+          stderr: binary(),
           lines: Lines.t() | nil,
           # Bytes that may still come.
           room: non_neg_integer() | :infinity
         }
 
   @enforce_keys [:stdout, :room]
-  defstruct [:stdout, :room, :lines, stderr: []]
+  defstruct [:stdout, :room, :lines, stderr: ""]
 
   @spec new(Options.t()) :: t()
   def new(options) do
     %Collector{
-      stdout: if(options.into == "", do: [], else: Collectable.into(options.into)),
+      stdout: if(options.into == "", do: "", else: Collectable.into(options.into)),
       lines: options.lines && Lines.new(options.lines),
       room: options.max_output_size
     }
@@ -42,7 +46,7 @@ defmodule NetRunner.Collector do
   end
 
   defp put(collector, _name, ""), do: collector
-  defp put(collector, :stderr, chunk), do: %{collector | stderr: [chunk | collector.stderr]}
+  defp put(collector, :stderr, chunk), do: %{collector | stderr: append(collector.stderr, chunk)}
   defp put(%Collector{lines: nil} = collector, :stdout, chunk), do: collect(collector, chunk)
 
   defp put(collector, :stdout, chunk) do
@@ -54,7 +58,12 @@ defmodule NetRunner.Collector do
     %{collector | stdout: {fun.(acc, {:cont, item}), fun}}
   end
 
-  defp collect(%Collector{stdout: chunks} = collector, chunk), do: %{collector | stdout: [chunk | chunks]}
+  defp collect(%Collector{stdout: binary} = collector, chunk),
+    do: %{collector | stdout: append(binary, chunk)}
+
+  # Mostly there is one chunk only, which need not be copied.
+  defp append("", chunk), do: chunk
+  defp append(binary, chunk), do: <<binary::binary, chunk::binary>>
 
   @doc "What has been collected: stdout as `:into` says, and stderr."
   @spec finish(t()) :: {Collectable.t(), binary()}
@@ -65,10 +74,10 @@ defmodule NetRunner.Collector do
     stdout =
       case collector.stdout do
         {acc, fun} -> fun.(acc, :done)
-        chunks -> join(chunks)
+        binary -> binary
       end
 
-    {stdout, join(collector.stderr)}
+    {stdout, collector.stderr}
   end
 
   @doc "The command has failed: the collectable is told that nothing more comes."
@@ -79,8 +88,4 @@ defmodule NetRunner.Collector do
   end
 
   def abandon(%Collector{}), do: :ok
-
-  defp join([]), do: ""
-  defp join([chunk]), do: chunk
-  defp join(chunks), do: chunks |> Enum.reverse() |> IO.iodata_to_binary()
 end
