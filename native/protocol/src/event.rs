@@ -91,56 +91,19 @@ impl Stage {
 }
 
 impl Rusage {
-    const FIELDS: usize = 9;
-
-    fn to_array(self) -> [u64; Rusage::FIELDS] {
-        let Rusage {
-            user_us,
-            system_us,
-            max_rss_bytes,
-            minor_faults,
-            major_faults,
-            blocks_in,
-            blocks_out,
-            voluntary_switches,
-            involuntary_switches,
-        } = self;
+    /// Every number, in the order in which they are sent.
+    fn numbers(&mut self) -> [&mut u64; 9] {
         [
-            user_us,
-            system_us,
-            max_rss_bytes,
-            minor_faults,
-            major_faults,
-            blocks_in,
-            blocks_out,
-            voluntary_switches,
-            involuntary_switches,
+            &mut self.user_us,
+            &mut self.system_us,
+            &mut self.max_rss_bytes,
+            &mut self.minor_faults,
+            &mut self.major_faults,
+            &mut self.blocks_in,
+            &mut self.blocks_out,
+            &mut self.voluntary_switches,
+            &mut self.involuntary_switches,
         ]
-    }
-
-    fn from_array(fields: [u64; Rusage::FIELDS]) -> Rusage {
-        let [
-            user_us,
-            system_us,
-            max_rss_bytes,
-            minor_faults,
-            major_faults,
-            blocks_in,
-            blocks_out,
-            voluntary_switches,
-            involuntary_switches,
-        ] = fields;
-        Rusage {
-            user_us,
-            system_us,
-            max_rss_bytes,
-            minor_faults,
-            major_faults,
-            blocks_in,
-            blocks_out,
-            voluntary_switches,
-            involuntary_switches,
-        }
     }
 }
 
@@ -196,8 +159,8 @@ impl Message for Event {
                         out.u8(u8::from(*core_dumped));
                     }
                 }
-                for field in rusage.to_array() {
-                    out.u64(field);
+                for number in rusage.clone().numbers() {
+                    out.u64(*number);
                 }
             }
             Event::Unkillable(os_pids) => out.list(os_pids, |out, os_pid| out.i32(*os_pid)),
@@ -232,11 +195,11 @@ impl Message for Event {
                     },
                     _ => return None,
                 };
-                let mut fields = [0; Rusage::FIELDS];
-                for field in &mut fields {
-                    *field = payload.u64()?;
+                let mut rusage = Rusage::default();
+                for number in rusage.numbers() {
+                    *number = payload.u64()?;
                 }
-                Event::Exited { exit, rusage: Rusage::from_array(fields) }
+                Event::Exited { exit, rusage }
             }
             UNKILLABLE => Event::Unkillable(payload.list(os_pid)?),
             DONE => Event::Done,
