@@ -57,7 +57,8 @@ defmodule NetRunner.Pump do
         command: command,
         options: options,
         stdin: if(options.input == nil, do: :null, else: :pipe),
-        start_awaited: false,
+        # Nobody waits for it, but its pidfds are what a shepherd that hangs is killed with.
+        start_awaited: true,
         link: false,
         spawned: nil
       }
