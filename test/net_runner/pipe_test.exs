@@ -64,7 +64,9 @@ defmodule NetRunner.PipeTest do
     {:reductions, filled} = Process.info(self(), :reductions)
     ping.()
     {:reductions, with_others} = Process.info(self(), :reductions)
-    # Going through it would be 200 times 100,000 messages.
-    assert with_others - filled < 3 * (usual - before) + 100_000
+
+    # Going through it would be 200 times 100,000 messages. Each of them is moved to the heap once or twice, by
+    # garbage collections that may come now.
+    assert with_others - filled < 3 * (usual - before) + 20 * 100_000
   end
 end
