@@ -190,6 +190,40 @@ defmodule NetRunner.System.ResourcesTest do
     end
   end
 
+  @idle_shepherds 4
+
+  test "1,000 commands at once all run" do
+    victim =
+      Victim.start(
+        """
+        say.(NetRunner.run(["true"]))
+        wait.()
+        runs = for n <- 1..1_000, do: Task.async(fn -> NetRunner.run(["echo", to_string(n)]) end)
+        results = Enum.zip(1..1_000, Task.await_many(runs, 60_000))
+        say.(Enum.uniq(for {n, result} <- results, result != {"\#{n}\n", 0}, do: result))
+        servers = Task.await_many(for(_ <- 1..1_000, do: Task.async(fn -> Proc.start("cat", [], owner: nil) end)), 60_000)
+        say.(Enum.uniq(for result <- servers, not match?({:ok, _}, result), do: result))
+        for {:ok, p} <- servers, do: {:ok, "x"} = (:ok = Proc.write(p, "x"); Proc.read(p))
+        Task.await_many(for({:ok, p} <- servers, do: Task.async(fn -> Proc.stop(p) end)), 60_000)
+        say.(NetRunner.list())
+        wait.()
+        """,
+        shell: ~S(ulimit -n 8192; exec "$0" "$@")
+      )
+
+    assert {"", 0} = Victim.term(victim)
+    fork_server = OS.fork_server(victim.os_pid)
+    OS.eventually(fn -> length(OS.children(fork_server)) == @idle_shepherds end)
+    Victim.tell(victim, "now")
+    assert {:run, []} = {:run, Victim.term(victim)}
+    assert {:start, []} = {:start, Victim.term(victim)}
+    assert {:list, []} = {:list, Victim.term(victim)}
+    # There are as many shepherds ahead as before.
+    OS.eventually(fn ->
+      OS.commands(victim.os_pid) == [] and length(OS.children(fork_server)) == @idle_shepherds
+    end)
+  end
+
   describe "ulimit -n 64" do
     test "40 commands at once: some run, the others are {:error, {_, :emfile}}, and afterwards all is well" do
       victim =
