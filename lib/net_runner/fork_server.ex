@@ -124,6 +124,11 @@ defmodule NetRunner.ForkServer do
     {:noreply, listen(state)}
   end
 
+  # There is room again for what a spawn could not send.
+  def handle_info({:select, fork_server, :undefined, _what}, %{fork_server: {fork_server, _answered}} = state) do
+    {:noreply, listen(state)}
+  end
+
   # Of one that was killed meanwhile.
   def handle_info({:select, _fork_server, _reference, _what}, state), do: {:noreply, state}
   def handle_info({:EXIT, _pid, _reason}, state), do: {:noreply, state}

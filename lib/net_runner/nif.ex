@@ -30,8 +30,10 @@ defmodule NetRunner.Nif do
           involuntary_switches: non_neg_integer()
         }
 
+  # There is a shepherd, which control_kill/1 reaches. Comes once, before or after the others.
   @type event ::
-          {:started, os_pid :: pos_integer()}
+          :forked
+          | {:started, os_pid :: pos_integer()}
           | {:failed, {stage(), posix()}}
           | {:signalled, :ok | {:error, :not_running | posix()}}
           | {:exited, {:status, 0..255} | {:signal, 1..64, core_dumped :: boolean()}, rusage()}
@@ -123,7 +125,7 @@ defmodule NetRunner.Nif do
   def control_stop(_control), do: nif()
 
   # SIGKILL to the shepherd and to the command, through their pidfds. {:error, :no_pidfd} before
-  # {:started, _}, and where there are no pidfds; then only closing the socket is left.
+  # :forked, and where there are no pidfds; then only closing the socket is left.
   @spec control_kill(control()) :: :ok | {:error, :no_pidfd}
   def control_kill(_control), do: nif()
 

@@ -57,8 +57,7 @@ defmodule NetRunner.Pump do
         command: command,
         options: options,
         stdin: if(options.input == nil, do: :null, else: :pipe),
-        # Nobody waits for it, but its pidfds are what a shepherd that hangs is killed with.
-        start_awaited: true,
+        start_awaited: false,
         link: false,
         spawned: nil
       }

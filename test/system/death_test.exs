@@ -582,6 +582,29 @@ defmodule NetRunner.System.DeathTest do
       OS.await_gone([shepherd | Map.values(tree)])
     end
 
+    test "hangs before it has said anything: stopped by its command, or while it was idle" do
+      stop_shepherd = "kill -s STOP $PPID; sleep 1000"
+      assert {:error, reason} = NetRunner.run(["sh", "-c", stop_shepherd], timeout: 300, kill_timeout: 200)
+      assert reason in [:shepherd_died, :timeout]
+
+      stopped = stop_idle_shepherds()
+
+      for _shepherd <- stopped do
+        assert {:error, :shepherd_died} = NetRunner.run(["sleep", "1000"], timeout: 300, kill_timeout: 200)
+      end
+
+      OS.await_gone(stopped)
+      assert {"works\n", 0} = NetRunner.run(~w(echo works))
+    end
+
+    test "hangs before it has said anything, and nobody has set a time limit" do
+      fork_server = OS.identity(OS.fork_server())
+      runs = for _ <- stop_idle_shepherds(), do: Task.async(fn -> NetRunner.run(["sleep", "1000"]) end)
+      assert [{:error, :shepherd_died}] = runs |> Task.await_many(60_000) |> Enum.uniq()
+      # It was not to blame.
+      refute OS.gone?(fork_server)
+    end
+
     test "hangs: shutdown, stop and a dead owner get through" do
       for call <- [&Proc.shutdown/1, &Proc.stop/1, fn p -> Process.exit(p, :kill) end] do
         {p, tree, shepherd} = start_tree(kill_timeout: 300)
@@ -591,6 +614,15 @@ defmodule NetRunner.System.DeathTest do
         Proc.stop(p)
       end
     end
+  end
+
+  # All that wait for a command; no others are there.
+  defp stop_idle_shepherds do
+    fork_server = OS.fork_server()
+    OS.eventually(fn -> length(OS.children(fork_server)) == 4 end)
+    idle = for shepherd <- OS.children(fork_server), do: OS.identity(shepherd.os_pid)
+    OS.kill(Enum.map(idle, &elem(&1, 0)), "STOP")
+    idle
   end
 
   describe "the fork server" do

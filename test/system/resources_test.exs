@@ -236,6 +236,7 @@ defmodule NetRunner.System.ResourcesTest do
           {:ok, p} = Proc.start("cat")
           :ok = Proc.stop(p)
           Task.await(Task.async(fn -> :ok end))
+          _ = inspect({1, [{:error, {:pipe, :emfile}}]})
           fds = fn -> File.ls!("/proc/self/fd") |> length() end
           before = fds.()
 

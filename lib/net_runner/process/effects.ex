@@ -15,7 +15,7 @@ defmodule NetRunner.Process.Effects do
 
   defp effect(:answered, data) do
     ForkServer.answer(data.fork_server)
-    disarm(data, :spawn)
+    data
   end
 
   defp effect({:started, os_pid}, data) do

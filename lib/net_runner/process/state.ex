@@ -12,6 +12,8 @@ defmodule NetRunner.Process.State do
   # * From the first stop, or the exit, on a timer is armed until :over, or until the shepherd has reported:
   #   that is how a shepherd that hangs is found. It is asked by a SIGKILL, which it answers at any time and
   #   which does no harm by then, for everything has got one.
+  # * A shepherd that was forked and says nothing more is given the spawn deadline twice, for an exec can take
+  #   long, and is then killed. Before it was forked it is the fork server that is late.
   # * An event that cannot come in this phase ends the command with {:error, :protocol}.
 
   alias NetRunner.{Nif, Stats}
@@ -66,6 +68,8 @@ defmodule NetRunner.Process.State do
           unkillable: [pos_integer()] | nil,
           # The stream of events is broken, and why; its end is all that is still to come.
           broken: term(),
+          # There is a shepherd.
+          forked: boolean(),
           # A spawn deadline has passed.
           overdue: boolean(),
           leftovers: :kill | :keep,
@@ -82,13 +86,14 @@ defmodule NetRunner.Process.State do
     :unkillable,
     :broken,
     phase: :starting,
+    forked: false,
     stopping: false,
     ending: false,
     overdue: false,
     pending: %Pending{}
   ]
 
-  # How long the fork server may take until a spawn is answered.
+  # How long the fork server may take until there is a shepherd; half of what the shepherd may take after that.
   @spawn_deadline 5_000
   # How long the shepherd leaves descendants of a command that has exited alone.
   @leftovers_grace 100
@@ -118,8 +123,11 @@ defmodule NetRunner.Process.State do
   def event(%State{broken: nil} = state, {:error, reason}), do: {[], %{state | broken: reason}}
   def event(state, :eof), do: fail(state, state.broken || :shepherd_died)
 
+  # It is written by the fork server, so the shepherd's own events may overtake it.
+  def event(%State{forked: false} = state, :forked), do: {[:answered], %{state | forked: true}}
+
   def event(%State{phase: :starting} = state, {:started, os_pid}) do
-    {[:answered, {:started, os_pid}], %{state | phase: :running}}
+    {[{:disarm, :spawn}, {:started, os_pid}], %{state | phase: :running}}
   end
 
   # The owner was dead before the command could be started.
@@ -234,10 +242,16 @@ defmodule NetRunner.Process.State do
   # -- timeouts ----------------------------------------------------------------------------------------
 
   @doc """
-  The fork server has not answered in time. `progress`: it has answered others meanwhile, so that it is slow,
-  not dead.
+  The command has not started in time. `progress`: the fork server has answered others meanwhile, so that it is
+  slow, not dead.
   """
   @spec spawn_deadline(t(), progress :: boolean()) :: {[effect()], t()}
+  def spawn_deadline(%State{phase: :starting, forked: true, overdue: false} = state, _progress) do
+    {[{:arm, :spawn, @spawn_deadline}], %{state | overdue: true}}
+  end
+
+  def spawn_deadline(%State{phase: :starting, forked: true} = state, _progress), do: kill_hung(state)
+
   def spawn_deadline(%State{phase: :starting} = state, true) do
     {[{:arm, :spawn, @spawn_deadline}], %{state | overdue: false}}
   end
@@ -252,9 +266,7 @@ defmodule NetRunner.Process.State do
   @spec timeout(t(), :stop | :probe | :answer | :abandon) :: {[effect()], t()}
   def timeout(%State{phase: :over} = state, _timer), do: {[], state}
 
-  def timeout(%State{phase: :starting} = state, :stop) do
-    {[:log_hung, :kill_shepherd, {:arm, :abandon, @abandon_after}], state}
-  end
+  def timeout(%State{phase: :starting} = state, :stop), do: kill_hung(state)
 
   def timeout(state, :stop) do
     {[:probe, {:arm, :probe, @probe_deadline}],
@@ -264,11 +276,11 @@ defmodule NetRunner.Process.State do
   # The spawn has a deadline of its own.
   def timeout(%State{phase: :starting} = state, :answer), do: {[{:arm, :answer, @answer_deadline}], state}
 
-  def timeout(state, name) when name in [:probe, :answer] do
-    {[:log_hung, :kill_shepherd, {:arm, :abandon, @abandon_after}], state}
-  end
-
+  def timeout(state, name) when name in [:probe, :answer], do: kill_hung(state)
   def timeout(state, :abandon), do: abandon(state)
+
+  # Its end comes as the end of its events.
+  defp kill_hung(state), do: {[:log_hung, :kill_shepherd, {:arm, :abandon, @abandon_after}], state}
 
   @doc "The shepherd neither answers nor dies: nothing more can be learned of it."
   @spec abandon(t()) :: {[effect()], t()}

@@ -11,6 +11,7 @@ rustler::atoms! {
     exited,
     failed,
     fds,
+    forked,
     keep,
     kill,
     no_fork_server,

@@ -31,8 +31,9 @@ struct State {
     fds: VecDeque<OwnedFd>,
     /// Frames, or the rest of one, that the socket had no room for.
     unsent: VecDeque<u8>,
-    /// Of the command and of the shepherd, in this order.
-    pidfds: Option<(OwnedFd, OwnedFd)>,
+    /// The pidfds that have come.
+    shepherd: Option<OwnedFd>,
+    command: Option<OwnedFd>,
     /// The process that reads the events, and the one whose command it is.
     server: Option<Monitor>,
     owner: Option<Monitor>,
@@ -85,7 +86,8 @@ impl Control {
                 decoder: Decoder::default(),
                 fds: VecDeque::new(),
                 unsent: unsent.iter().copied().collect(),
-                pidfds: None,
+                shepherd: None,
+                command: None,
                 server: None,
                 owner: None,
                 shut_down: false,
@@ -110,16 +112,11 @@ impl Control {
     }
 
     /// SIGKILL to the shepherd, then to the command, which may have cleared its parent-death signal by
-    /// executing a setuid program (prctl(2), PR_SET_PDEATHSIG). False without pidfds.
+    /// executing a setuid program (prctl(2), PR_SET_PDEATHSIG). False without the shepherd's pidfd.
     pub(crate) fn kill(&self) -> bool {
         let state = self.lock();
-        let Some((command, shepherd)) = &state.pidfds else {
-            return false;
-        };
-        for pidfd in [shepherd, command] {
-            pidfd_kill(pidfd);
-        }
-        true
+        [&state.shepherd, &state.command].into_iter().flatten().for_each(pidfd_kill);
+        state.shepherd.is_some()
     }
 }
 
@@ -199,7 +196,8 @@ impl Handle<Control> {
         let mut state = self.lock();
         let socket = state.socket.take();
         let monitors = [state.server.take(), state.owner.take()];
-        state.pidfds = None;
+        state.shepherd = None;
+        state.command = None;
         state.fds.clear();
         state.unsent = VecDeque::new();
         drop(state);
@@ -255,12 +253,14 @@ impl State {
         };
         loop {
             let mut buffer = [0; READ_BUFFER];
+            let fds = self.fds.len();
             match socket::receive(socket.as_fd(), &mut buffer, &mut self.fds, Wait::DontBlock) {
                 Ok(Received::Bytes(count)) => {
                     if !self.broken {
                         self.decoder.push(&buffer[..count]);
                     }
-                    if count < READ_BUFFER {
+                    // A read ends behind fds, full or not (unix(7)).
+                    if count < READ_BUFFER && self.fds.len() == fds {
                         break;
                     }
                 }
@@ -289,9 +289,7 @@ impl State {
                         self.give_up(found, Occurrence::Broken);
                         break;
                     }
-                    if event.fd_count() == 2 {
-                        self.pidfds = self.fds.pop_front().zip(self.fds.pop_front());
-                    }
+                    self.keep_pidfd(&event);
                     found.push(Occurrence::Event(event));
                 }
                 Err(_) => self.give_up(found, Occurrence::Broken),
@@ -299,11 +297,26 @@ impl State {
         }
     }
 
-    /// Ends this command: nothing that comes after this can be understood.
+    /// The first of each kind; a second event of that kind is none of a shepherd, and its fd is closed.
+    fn keep_pidfd(&mut self, event: &Event) {
+        let place = match event {
+            Event::Forked { fds: 1 } => &mut self.shepherd,
+            Event::Started { fds: 1, .. } => &mut self.command,
+            _ => return,
+        };
+        let pidfd = self.fds.pop_front();
+        if place.is_none() {
+            *place = pidfd;
+        }
+    }
+
+    /// Ends this command: nothing that comes after this can be understood. Said once.
     fn give_up(&mut self, found: &mut Vec<Occurrence>, reason: Occurrence) {
-        self.broken = true;
         self.fds.clear();
         self.shut_down();
-        found.push(reason);
+        if !self.broken {
+            found.push(reason);
+        }
+        self.broken = true;
     }
 }

@@ -7,10 +7,10 @@ use std::process::{Command, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use protocol::socket::{self, Received, Wait};
-use protocol::{ADOPT, FORK_AHEAD, READY};
+use protocol::{ADOPT, Decoder, Event, FORK_AHEAD, READY};
 use rustix::io::Errno;
 use rustix::net::RecvFlags;
-use rustler::{Env, Monitor, Term};
+use rustler::{Encoder, Env, LocalPid, Monitor, Term};
 
 use crate::control::pidfd_kill;
 use crate::enif::{self, Direction, Fd, Handle, Resource, ResourceType};
@@ -26,6 +26,15 @@ struct State {
     /// In its queue are the sockets of idle shepherds. It comes with READY.
     pool: Option<OwnedFd>,
     pidfd: Option<OwnedFd>,
+    /// What `control` had no room for: some 250 orders wait in it, and the fork server takes 0.1 ms for each.
+    unsent: VecDeque<Order>,
+    /// The process that reads what the fork server says. It is told when there is room for the unsent.
+    listener: LocalPid,
+}
+
+enum Order {
+    ForkAhead,
+    Adopt(OwnedFd),
 }
 
 static RESOURCE_TYPE: ResourceType = ResourceType::new();
@@ -47,13 +56,81 @@ pub(crate) enum Said {
     EndOfFile,
 }
 
+impl State {
+    /// An order that is refused is lost: its shepherd's socket is closed, which the other end sees.
+    fn order(&mut self, order: Order) -> Result<(), Failure> {
+        self.unsent.push_back(order);
+        self.flush()
+    }
+
+    /// Sends what there is room for.
+    fn flush(&mut self) -> Result<(), Failure> {
+        let Some(control) = &self.control else {
+            self.unsent.clear();
+            return Err(Failure::NoForkServer);
+        };
+        while let Some(order) = self.unsent.front() {
+            let sent = match order {
+                Order::ForkAhead => socket::send(control.as_fd(), &[FORK_AHEAD], &[], Wait::DontBlock),
+                Order::Adopt(end) => socket::send(control.as_fd(), &[ADOPT], &[end.as_fd()], Wait::DontBlock),
+            };
+            match sent {
+                Ok(_) => drop(self.unsent.pop_front()),
+                Err(Errno::AGAIN) => break,
+                Err(Errno::PIPE | Errno::CONNRESET) => {
+                    self.unsent.clear();
+                    return Err(Failure::NoForkServer);
+                }
+                Err(errno) => {
+                    self.unsent.pop_front();
+                    // Others are sent all the same; the last one is the caller's.
+                    if self.unsent.is_empty() {
+                        return Err(Failure::At(Place::ForkServer, errno));
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
 impl ForkServer {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+impl Handle<ForkServer> {
+    /// What has no room is sent when the listener, who is told, reads.
+    fn order(&self, env: Env<'_>, order: Order) -> Result<(), Failure> {
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        let waits = !state.unsent.is_empty();
+        state.order(order)?;
+        if !waits
+            && !state.unsent.is_empty()
+            && let Some(control) = &mut state.control
+        {
+            let reference = crate::atoms::undefined().encode(env);
+            enif::arm(env, self, control, Direction::Write, &state.listener, reference);
+        }
+        Ok(())
+    }
+
+    fn fork_ahead(&self, env: Env<'_>) {
+        // A fork server that is gone is noticed elsewhere.
+        let _ = self.order(env, Order::ForkAhead);
+    }
+
+    /// A new socket pair, of which a new shepherd gets the other end.
+    fn adopt(&self, env: Env<'_>) -> Result<OwnedFd, Failure> {
+        let (ours, shepherds) = socket::pair().map_err(|errno| Failure::At(Place::Socket, errno))?;
+        self.order(env, Order::Adopt(shepherds))?;
+        Ok(ours)
+    }
 
     /// The socket of an idle shepherd, when one is there. The caller asks for another in its place.
-    fn take_idle(&self) -> Result<Option<OwnedFd>, Failure> {
+    fn take_idle(&self, env: Env<'_>) -> Result<Option<OwnedFd>, Failure> {
         let state = self.lock();
         let Some(pool) = &state.pool else {
             return Ok(None);
@@ -66,31 +143,10 @@ impl ForkServer {
             Ok(Received::WouldBlock | Received::EndOfFile) => Ok(None),
             // The shepherd sees end of file and exits: its socket was closed on the way.
             Ok(Received::FdsCut) => {
-                self.fork_ahead();
+                self.fork_ahead(env);
                 Err(Failure::At(Place::Shepherd(protocol::Stage::Fds), Errno::MFILE))
             }
             Err(errno) => Err(Failure::At(Place::Socket, errno)),
-        }
-    }
-
-    fn fork_ahead(&self) {
-        if let Some(control) = &self.lock().control {
-            // A fork server that is gone or does not read is noticed elsewhere.
-            let _ = socket::send(control.as_fd(), &[FORK_AHEAD], &[], Wait::DontBlock);
-        }
-    }
-
-    /// A new socket pair, of which a new shepherd gets the other end.
-    fn adopt(&self) -> Result<OwnedFd, Failure> {
-        let (ours, shepherds) = socket::pair().map_err(|errno| Failure::At(Place::Socket, errno))?;
-        let state = self.lock();
-        let Some(control) = &state.control else {
-            return Err(Failure::NoForkServer);
-        };
-        match socket::send(control.as_fd(), &[ADOPT], &[shepherds.as_fd()], Wait::DontBlock) {
-            Ok(_) => Ok(ours),
-            Err(Errno::PIPE | Errno::CONNRESET) => Err(Failure::NoForkServer),
-            Err(errno) => Err(Failure::At(Place::ForkServer, errno)),
         }
     }
 
@@ -99,13 +155,14 @@ impl ForkServer {
     /// run.
     pub(crate) fn send_spawn(
         &self,
+        env: Env<'_>,
         frame: &[u8],
         fds: &[std::os::fd::BorrowedFd<'_>],
     ) -> Result<(OwnedFd, usize), Failure> {
-        while let Some(idle) = self.take_idle()? {
+        while let Some(idle) = self.take_idle(env)? {
             let sent = socket::send(idle.as_fd(), frame, fds, Wait::DontBlock);
             // Behind the request: the next shepherd must not take the processor from this one.
-            self.fork_ahead();
+            self.fork_ahead(env);
             match sent {
                 Ok(accepted) => return Ok((idle, accepted)),
                 // This one has died in the meantime.
@@ -113,27 +170,18 @@ impl ForkServer {
                 Err(errno) => return Err(Failure::At(Place::Send, errno)),
             }
         }
-        let new = self.adopt()?;
+        let new = self.adopt(env)?;
         match socket::send(new.as_fd(), frame, fds, Wait::DontBlock) {
             Ok(accepted) => Ok((new, accepted)),
             // It was answered before it was asked: there is no shepherd, and the answer says why.
-            Err(Errno::PIPE | Errno::CONNRESET) if has_bytes(&new) => Ok((new, 0)),
-            // The fork server has died with the other end in its queue.
+            Err(Errno::PIPE | Errno::CONNRESET) if was_refused(&new) => Ok((new, 0)),
+            // The fork server has died with the other end in its queue, or the shepherd as soon as it was
+            // forked.
             Err(Errno::PIPE | Errno::CONNRESET) => Err(Failure::NoForkServer),
             Err(errno) => Err(Failure::At(Place::Send, errno)),
         }
     }
-}
 
-/// Whether there is something to read before the end.
-fn has_bytes(socket: &OwnedFd) -> bool {
-    let peeked = rustix::io::retry_on_intr(|| {
-        rustix::net::recv(socket, &mut [0; 1], RecvFlags::PEEK | RecvFlags::DONTWAIT)
-    });
-    matches!(peeked, Ok((count, _)) if count > 0)
-}
-
-impl Handle<ForkServer> {
     /// Starts the binary and arms for what it says. Blocks until its exec has succeeded or failed.
     pub(crate) fn start(env: Env<'_>, path: &[u8], reference: Term<'_>) -> Result<Self, Failure> {
         let failed = |errno| Failure::At(Place::ForkServer, errno);
@@ -148,25 +196,36 @@ impl Handle<ForkServer> {
             .spawn()
             .map_err(|error| failed(error.raw_os_error().map_or(Errno::INVAL, Errno::from_raw_os_error)))?;
         let handle = Handle::new(ForkServer {
-            state: Mutex::new(State { control: Some(Fd::new(ours)), pool: None, pidfd: None }),
+            state: Mutex::new(State {
+                control: Some(Fd::new(ours)),
+                pool: None,
+                pidfd: None,
+                unsent: VecDeque::new(),
+                listener: enif::self_pid(env),
+            }),
         });
         if handle.arm(env, reference) { Ok(handle) } else { Err(Failure::At(Place::Select, Errno::NODEV)) }
     }
 
     fn arm(&self, env: Env<'_>, reference: Term<'_>) -> bool {
-        let me = enif::self_pid(env);
-        let mut state = self.lock();
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        state.listener = enif::self_pid(env);
+        // A fork server that is gone is noticed by reading.
+        let _ = state.flush();
         let Some(control) = &mut state.control else {
             return false;
         };
-        enif::arm(env, self, control, Direction::Read, &me, reference)
+        let me = &state.listener;
+        (state.unsent.is_empty() || enif::arm(env, self, control, Direction::Write, me, reference))
+            && enif::arm(env, self, control, Direction::Read, me, reference)
     }
 
     pub(crate) fn read(&self, env: Env<'_>, reference: Term<'_>) -> Vec<Said> {
         let mut said = Vec::new();
         loop {
             let mut guard = self.lock();
-            let State { control, pool, pidfd } = &mut *guard;
+            let State { control, pool, pidfd, .. } = &mut *guard;
             let Some(socket) = control else {
                 said.push(Said::EndOfFile);
                 return said;
@@ -208,9 +267,23 @@ impl Handle<ForkServer> {
         let control = state.control.take();
         state.pool = None;
         state.pidfd = None;
+        state.unsent.clear();
         drop(state);
         if let Some(control) = control {
             enif::stop(env, self, control);
         }
     }
+}
+
+/// Whether the first thing to read is the fork server's `Failed`.
+fn was_refused(socket: &OwnedFd) -> bool {
+    let mut buffer = [0; 64];
+    let peeked = rustix::io::retry_on_intr(|| {
+        rustix::net::recv(socket, &mut buffer, RecvFlags::PEEK | RecvFlags::DONTWAIT)
+    });
+    let mut decoder = Decoder::default();
+    if let Ok((count, _)) = peeked {
+        decoder.push(&buffer[..count]);
+    }
+    matches!(decoder.next_message(), Ok(Some(Event::Failed { .. })))
 }

@@ -65,7 +65,7 @@ pub(crate) fn spawn(
     let fds: Vec<BorrowedFd<'_>> = std::iter::once(directory.as_fd())
         .chain(ends.iter().flatten().map(|ends| ends.theirs.as_fd()))
         .collect();
-    let (socket, accepted) = fork_server.send_spawn(&frame, &fds)?;
+    let (socket, accepted) = fork_server.send_spawn(env, &frame, &fds)?;
 
     let control = Control::new(socket, &frame[accepted..]);
     control.set_server(env, enif::self_pid(env));

@@ -3,11 +3,14 @@
 use crate::codec::{Message, Reader, Writer};
 
 /// What a shepherd tells the VM: `Started` or `Failed` first; after `Started` any number of `Signalled`,
-/// one `Exited`, perhaps `Unkillable`, and `Done` last. `Failed` is the last frame where it comes.
+/// one `Exited`, perhaps `Unkillable`, and `Done` last. `Failed` is the last frame where it comes. `Forked`
+/// comes from the fork server, once, anywhere among them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
-    /// The command runs (its exec succeeded). With it come `fds` fds: the command's pidfd, then the
-    /// shepherd's (none where the system has no pidfds).
+    /// There is a shepherd. With it comes the shepherd's pidfd (none where the system has no pidfds).
+    Forked { fds: u8 },
+    /// The command runs (its exec succeeded). With it comes the command's pidfd (none where the system has
+    /// no pidfds, and none when the command was over before this was said).
     Started { os_pid: i32, fds: u8 },
     /// The command did not start, and nothing of it is left.
     Failed { stage: Stage, errno: i32 },
@@ -69,7 +72,7 @@ impl Event {
     #[must_use]
     pub fn fd_count(&self) -> usize {
         match self {
-            Event::Started { fds, .. } => usize::from(*fds),
+            Event::Forked { fds } | Event::Started { fds, .. } => usize::from(*fds),
             _ => 0,
         }
     }
@@ -113,9 +116,10 @@ const SIGNALLED: u8 = 67;
 const EXITED: u8 = 68;
 const UNKILLABLE: u8 = 69;
 const DONE: u8 = 70;
+const FORKED: u8 = 71;
 
 /// No more than this many fds come with one frame: what is declared is bounded by what we send.
-const MAX_FDS: u8 = 2;
+const MAX_FDS: u8 = 1;
 
 impl Message for Event {
     fn tag(&self) -> u8 {
@@ -126,6 +130,7 @@ impl Message for Event {
             Event::Exited { .. } => EXITED,
             Event::Unkillable(_) => UNKILLABLE,
             Event::Done => DONE,
+            Event::Forked { .. } => FORKED,
         }
     }
 
@@ -165,16 +170,17 @@ impl Message for Event {
             }
             Event::Unkillable(os_pids) => out.list(os_pids, |out, os_pid| out.i32(*os_pid)),
             Event::Done => {}
+            Event::Forked { fds } => out.u8(*fds),
         }
     }
 
     fn read(tag: u8, payload: &mut Reader<'_>) -> Option<Option<Self>> {
         let os_pid = |payload: &mut Reader<'_>| payload.i32().filter(|os_pid| *os_pid > 0);
         let errno = |payload: &mut Reader<'_>| payload.i32().filter(|errno| *errno > 0);
+        let fds = |payload: &mut Reader<'_>| payload.u8().filter(|fds| *fds <= MAX_FDS);
         Some(Some(match tag {
-            STARTED => {
-                Event::Started { os_pid: os_pid(payload)?, fds: payload.u8().filter(|fds| *fds <= MAX_FDS)? }
-            }
+            FORKED => Event::Forked { fds: fds(payload)? },
+            STARTED => Event::Started { os_pid: os_pid(payload)?, fds: fds(payload)? },
             FAILED => Event::Failed { stage: Stage::from_number(payload.u8()?)?, errno: errno(payload)? },
             SIGNALLED => Event::Signalled(match payload.u8()? {
                 0 => SignalResult::Ok,

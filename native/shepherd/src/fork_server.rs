@@ -8,7 +8,7 @@ use protocol::socket::{self, Received, Wait};
 use protocol::{ADOPT, Event, FORK_AHEAD, IDLE, Message, READY, Stage};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
-use rustix::process::WaitOptions;
+use rustix::process::{Pid, WaitOptions};
 
 use crate::child::{Forked, fork};
 use crate::descendants;
@@ -54,7 +54,7 @@ pub(crate) fn run() -> Result<(), Errno> {
 /// `READY`, with the VM's end of the pool socket and our pidfd. Returns our end.
 fn announce(control: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
     let (ours, vms) = socket::pair()?;
-    let pidfd = os::own_pidfd();
+    let pidfd = os::pidfd(rustix::process::getpid());
     let fds: Vec<BorrowedFd<'_>> = [&vms].into_iter().chain(&pidfd).map(AsFd::as_fd).collect();
     socket::send(control, &[READY], &fds, Wait::Block)?;
     Ok(ours)
@@ -140,6 +140,7 @@ impl ForkServer {
         match fork() {
             Ok(Forked::Parent(pid)) => {
                 self.shepherds.insert(pid.as_raw_nonzero().get());
+                say_forked(socket.as_fd(), pid);
                 Ok(())
             }
             Ok(Forked::Child) => become_shepherd(socket),
@@ -180,6 +181,19 @@ impl ForkServer {
             },
         );
     }
+}
+
+/// `Forked`, with the shepherd's pidfd, by which the VM can end it whatever state it is in. The shepherd itself
+/// could be stopped before it has said anything.
+fn say_forked(socket: BorrowedFd<'_>, shepherd: Pid) {
+    if let Some(pidfd) = os::pidfd(shepherd) {
+        let forked = Event::Forked { fds: 1 }.encode();
+        if socket::send(socket, &forked, &[pidfd.as_fd()], Wait::DontBlock).is_ok() {
+            return;
+        }
+    }
+    // No pidfds on this system, or too many in flight (unix(7), ETOOMANYREFS): it must be said all the same.
+    let _ = socket::send(socket, &Event::Forked { fds: 0 }.encode(), &[], Wait::DontBlock);
 }
 
 /// Forked, not exec'd, so close-on-exec closes nothing: first everything but the own socket goes.

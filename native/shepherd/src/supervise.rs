@@ -118,14 +118,13 @@ impl Shepherd {
         }
     }
 
-    /// Says, once, that the command runs, with its pidfd and our own, so that the VM can kill both for certain.
+    /// Says, once, that the command runs, with its pidfd, so that the VM can kill it for certain.
     fn announce(&mut self, channel: &mut Channel) {
         let Some((child, _)) = self.unannounced.take() else {
             return;
         };
         if let Some(command) = &child.pidfd
-            && let Some(shepherd) = os::own_pidfd()
-            && channel.send_with_fds(&started(&child, 2), &[command.as_fd(), shepherd.as_fd()]).is_ok()
+            && channel.send_with_fds(&started(&child, 1), &[command.as_fd()]).is_ok()
         {
             return;
         }

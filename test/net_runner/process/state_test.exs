@@ -36,7 +36,10 @@ defmodule NetRunner.Process.StateTest do
       assert {[{:arm, :spawn, 5_000}], state} = run([])
       assert State.alive?(state)
 
-      assert {[:answered, {:started, 7}], state} = run([{:started, 7}])
+      assert {[:answered], state} = run([:forked])
+      assert State.alive?(state)
+
+      assert {[{:disarm, :spawn}, {:started, 7}], state} = run([:forked, {:started, 7}])
       assert State.alive?(state)
 
       assert {[:exited, {:arm, :stop, 5_600}], state} = run([{:started, 7}, @exit_3])
@@ -46,6 +49,15 @@ defmodule NetRunner.Process.StateTest do
       assert {effects, state} = run([{:started, 7}, @exit_3, :done])
       assert effects == [:disarm_all, :finish_pipes, :close_control]
       assert State.result(state) == @outcome_3
+    end
+
+    test "the fork server's word may come last, but only once" do
+      assert {[:answered], state} = run([{:started, 7}, @exit_3, :forked])
+      assert {_effects, state} = State.event(state, :done)
+      assert State.result(state) == @outcome_3
+
+      assert {_effects, state} = run([:forked, {:started, 7}, :forked])
+      assert State.result(state) == {:error, :protocol}
     end
 
     test "failed" do
@@ -145,7 +157,7 @@ defmodule NetRunner.Process.StateTest do
 
     test "before the start is kept for the shepherd to find" do
       assert {[:stop, {:arm, :stop, 500}], state} = run([stop()], kill_timeout: 0)
-      assert {[:answered, {:started, 7}], _state} = State.event(state, {:started, 7})
+      assert {[{:disarm, :spawn}, {:started, 7}], _state} = State.event(state, {:started, 7})
     end
 
     test "of the leftovers is watched from now on" do
@@ -214,6 +226,14 @@ defmodule NetRunner.Process.StateTest do
     test "waits on while the fork server answers others" do
       slow = &State.spawn_deadline(&1, true)
       assert {[{:arm, :spawn, 5_000}], _state} = run([slow, slow, slow])
+    end
+
+    test "is the shepherd's fault when it was forked: it is killed" do
+      late = &State.spawn_deadline(&1, false)
+      assert {[{:arm, :spawn, 5_000}], _state} = run([:forked, late])
+      assert {[:log_hung, :kill_shepherd, {:arm, :abandon, 500}], state} = run([:forked, late, late])
+      assert {_effects, state} = State.event(state, :eof)
+      assert State.result(state) == {:error, :shepherd_died}
     end
 
     test "is no matter when it has been answered" do

@@ -105,7 +105,8 @@ fn exit() -> impl Strategy<Value = Exit> {
 pub(crate) fn event() -> impl Strategy<Value = Event> {
     let positive = || 1..=i32::MAX;
     prop_oneof![
-        (positive(), 0..=2_u8).prop_map(|(os_pid, fds)| Event::Started { os_pid, fds }),
+        (0..=1_u8).prop_map(|fds| Event::Forked { fds }),
+        (positive(), 0..=1_u8).prop_map(|(os_pid, fds)| Event::Started { os_pid, fds }),
         (stage(), positive()).prop_map(|(stage, errno)| Event::Failed { stage, errno }),
         Just(Event::Signalled(SignalResult::Ok)),
         Just(Event::Signalled(SignalResult::NotRunning)),

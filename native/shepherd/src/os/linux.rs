@@ -100,9 +100,10 @@ pub(crate) fn error_pipe() -> Result<(OwnedFd, OwnedFd), Errno> {
 /// That the peer has closed its end, or at least its sending direction (poll(2)).
 pub(crate) const HANG_UP: rustix::event::PollFlags = rustix::event::PollFlags::RDHUP;
 
-/// A pidfd of this process; `None` before Linux 5.3.
-pub(crate) fn own_pidfd() -> Option<OwnedFd> {
-    pidfd_open(getpid(), PidfdFlags::empty()).ok()
+/// The pidfd of this process, or of a child that is not reaped: others may have ended, and their numbers be
+/// those of strangers. `None` before Linux 5.3.
+pub(crate) fn pidfd(pid: Pid) -> Option<OwnedFd> {
+    pidfd_open(pid, PidfdFlags::empty()).ok()
 }
 
 /// A child that has ended. It is not reaped: its pid, and with it the number of its group, can belong to

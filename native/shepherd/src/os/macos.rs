@@ -30,7 +30,7 @@ pub(crate) fn die_with_parent() -> Result<(), Errno> {
     Ok(())
 }
 
-pub(crate) fn own_pidfd() -> Option<OwnedFd> {
+pub(crate) fn pidfd(_pid: Pid) -> Option<OwnedFd> {
     None
 }
 

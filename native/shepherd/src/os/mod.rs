@@ -22,7 +22,7 @@ pub(crate) use system::{children, process, processes};
 
 pub(crate) use system::{
     HANG_UP, HIGHEST_SIGNAL, PinnedProcess, any_child_alive, become_subreaper, close_all_but,
-    die_with_parent, ended_child, error_pipe, own_pidfd, pin, reset_disposition, wait,
+    die_with_parent, ended_child, error_pipe, pidfd, pin, reset_disposition, wait,
 };
 
 use std::os::fd::BorrowedFd;

@@ -155,7 +155,7 @@ fn a_chain_of_forks_of_a_killed_shepherd_is_caught() {
 }
 
 fn kill_shepherd(session: &Session) {
-    rustix::process::pidfd_send_signal(&session.fds[1], Signal::KILL).unwrap();
+    rustix::process::pidfd_send_signal(session.shepherd.as_ref().unwrap(), Signal::KILL).unwrap();
 }
 
 #[test]
@@ -191,7 +191,7 @@ fn a_command_goes_on_without_the_fork_server() {
     session.send(&Request::Stop);
     session.exited();
     session.done();
-    Watch::from(session.fds.remove(1).unwrap()).wait();
+    Watch::from(session.shepherd.unwrap()).wait();
 }
 
 #[test]

@@ -187,7 +187,7 @@ fn who_waits_does_not_wake_up() {
     let stopped = stopping.started();
     let shepherds = [running.started(), kept, stopped].map(shepherd_of);
     keeping.exited();
-    let last_words = stopping.fds.remove(1).unwrap();
+    let last_words = stopping.shepherd.take().unwrap();
     // The shepherd of the last one sees an end of file that stays.
     drop(stopping);
     let all = || shepherds.iter().chain([&fork_server.pid()]).map(|pid| cpu_time(*pid)).collect::<Vec<_>>();

@@ -10,13 +10,16 @@ use super::*;
 pub(crate) struct Session {
     pub(crate) socket: OwnedFd,
     decoder: Decoder<Event>,
-    /// What has come with events: after `Started`, the command's pidfd and the shepherd's.
+    /// What no event has taken.
     pub(crate) fds: VecDeque<OwnedFd>,
+    /// Their pidfds.
+    pub(crate) shepherd: Option<OwnedFd>,
+    pub(crate) command: Option<OwnedFd>,
 }
 
 impl Session {
     pub(crate) fn new(socket: OwnedFd) -> Session {
-        Session { socket, decoder: Decoder::default(), fds: VecDeque::new() }
+        Session { socket, decoder: Decoder::default(), fds: VecDeque::new(), shepherd: None, command: None }
     }
 
     pub(crate) fn spawn(&mut self, command: Cmd) {
@@ -39,11 +42,22 @@ impl Session {
         socket::shutdown_write(&self.socket).unwrap();
     }
 
-    /// The next event; `None` at the end of file.
+    /// The next event of the shepherd; `None` at the end of file. `Forked`, which may come anywhere among
+    /// them, is only taken note of.
     pub(crate) fn event(&mut self) -> Option<Event> {
         loop {
-            if let Some(event) = self.decoder.next_message().unwrap() {
-                return Some(event);
+            match self.decoder.next_message().unwrap() {
+                Some(Event::Forked { fds: 1 }) => {
+                    let pidfd = self.fds.pop_front().unwrap();
+                    assert!(self.shepherd.replace(pidfd).is_none(), "Forked comes once");
+                    continue;
+                }
+                Some(Event::Started { os_pid, fds: 1 }) => {
+                    self.command = self.fds.pop_front();
+                    return Some(Event::Started { os_pid, fds: 1 });
+                }
+                Some(event) => return Some(event),
+                None => {}
             }
             wait_until_readable(&self.socket);
             let mut buffer = [0; 4096];
@@ -58,8 +72,8 @@ impl Session {
     /// The os_pid of the command.
     pub(crate) fn started(&mut self) -> i32 {
         match self.event() {
-            Some(Event::Started { os_pid, fds: 2 }) => os_pid,
-            other => panic!("expected Started with two fds, got {other:?}"),
+            Some(Event::Started { os_pid, fds: 1 }) => os_pid,
+            other => panic!("expected Started with one fd, got {other:?}"),
         }
     }
 
