@@ -205,6 +205,27 @@ defmodule NetRunner.System.InheritanceTest do
     end
   end
 
+  describe "no environment at all" do
+    test "without SHELL, HOME, USER and TERM, and with a SHELL that is none, commands run" do
+      for environment <- ["", "SHELL=/nonexistent"] do
+        victim =
+          Victim.start(
+            """
+            say.(System.get_env() |> Map.keys() |> Enum.filter(&(&1 in ~w(SHELL HOME USER TERM))))
+            say.(NetRunner.run(["sh", "-c", "echo works"]))
+            say.(NetRunner.stream!(["cat"], input: "works") |> Enum.join())
+            wait.()
+            """,
+            shell: ~s(exec env -i PATH="$PATH" #{environment} "$0" "$@")
+          )
+
+        assert Victim.term(victim) -- ["SHELL"] == []
+        assert {"works\n", 0} = Victim.term(victim)
+        assert "works" = Victim.term(victim)
+      end
+    end
+  end
+
   describe "directory, umask and limits" do
     test "what File.cd! did a moment ago counts" do
       before = File.cwd!()
