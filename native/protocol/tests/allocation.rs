@@ -1,6 +1,9 @@
 //! A peer cannot make us allocate for what it has not sent. The one test of its process: it counts.
 #![allow(clippy::unwrap_used, reason = "in a test it is the assertion")]
 
+#[allow(dead_code, reason = "the smallest of them is enough here")]
+mod messages;
+
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -74,8 +77,51 @@ fn a_large_frame_leaves_no_memory_behind() {
     assert!(after < before + 4096, "{}", after - before);
 }
 
+/// 16 MiB are announced, and some of it comes, in pieces as a socket delivers them.
+fn what_never_comes_costs_nothing() {
+    for sent in [0, 1, 4096, 100_000, 1_000_000] {
+        let mut decoder = Decoder::<Event>::default();
+        let length = u32::try_from(MAX_FRAME - 4).unwrap();
+        let peak = peak(|| {
+            decoder.push(&length.to_le_bytes());
+            for piece in vec![69; sent].chunks(4096) {
+                decoder.push(piece);
+                assert_eq!(decoder.next_message(), Ok(None));
+            }
+        });
+        // What came, the buffer that doubles, and its copy while it does.
+        assert!(peak <= 4 * sent + 4096, "{sent}: {peak}");
+    }
+}
+
+/// Frames of many small values, damaged in their counts: at most what can be made of the bytes that came. An
+/// empty string takes four bytes on the wire and a `Vec` in memory.
+fn memory_of_damaged_frames_is_bounded_by_their_length() {
+    const PER_BYTE: usize = 32;
+    let many = |count: usize| {
+        let mut spawn = messages::smallest_spawn();
+        spawn.argv = vec![Vec::new(); count];
+        spawn.env = vec![Vec::new(); count];
+        [Request::Spawn(Box::new(spawn)).encode(), Event::Unkillable(vec![1; count]).encode()]
+    };
+    for bytes in [1, 100, 2_000].into_iter().flat_map(many) {
+        for at in (0..bytes.len()).step_by(bytes.len() / 100 + 1) {
+            for byte in [0, 1, 0x7f, 0xff] {
+                let mut bytes = bytes.clone();
+                bytes[at] = byte;
+                let most = PER_BYTE * bytes.len() + 4096;
+                let requests = peak(|| decode::<Request>(&bytes));
+                let events = peak(|| decode::<Event>(&bytes));
+                assert!(requests < most && events < most, "{byte} at {at}: {requests} {events} {most}");
+            }
+        }
+    }
+}
+
 #[test]
 fn a_peer_costs_what_it_sends() {
     memory_follows_what_was_sent_and_not_what_was_declared();
     a_large_frame_leaves_no_memory_behind();
+    what_never_comes_costs_nothing();
+    memory_of_damaged_frames_is_bounded_by_their_length();
 }
