@@ -195,7 +195,13 @@ defmodule NetRunner.Watcher do
   end
 
   defp listen(state, ref) do
-    events = Nif.control_read(state.held[ref].control, ref)
+    held = state.held[ref]
+    events = Nif.control_read(held.control, ref)
+
+    # It is being stopped, and may be too broken for that. (An orphan has its deadline already.)
+    if held.kind == :kept and Enum.any?(events, &match?({:error, _reason}, &1)),
+      do: arm(held.kill_timeout + @hung_after, {:kill, ref})
+
     if Enum.any?(events, &over?/1), do: release(state, ref), else: state
   end
 

@@ -138,11 +138,12 @@ defmodule NetRunner.Process.Server do
 
   # Everything but the start stays in the mailbox for later.
   defp await_start(%{control_ref: control_ref, timers: timers} = data) do
-    spawn_timer = Map.get(timers, :spawn)
-
     receive do
-      {:select, _control, ^control_ref, _what} -> data |> read_control() |> started()
-      {:timeout, ^spawn_timer, :spawn} -> :spawn |> timeout(data) |> started()
+      {:select, _control, ^control_ref, _what} ->
+        data |> read_control() |> started()
+
+      {:timeout, timer, name} when :erlang.map_get(name, timers) == timer ->
+        name |> timeout(data) |> started()
     end
   end
 

@@ -120,7 +120,13 @@ defmodule NetRunner.Process.State do
   @spec event(t(), Nif.event()) :: {[effect()], t()}
   def event(%State{phase: :over} = state, _event), do: {[], state}
 
-  def event(%State{broken: nil} = state, {:error, reason}), do: {[], %{state | broken: reason}}
+  # The NIF has begun the stop sequence. Whether the shepherd heeds it cannot be asked.
+  def event(%State{broken: nil} = state, {:error, reason}) do
+    answered = if state.phase == :starting, do: [:answered], else: []
+    effects = answered ++ [{:arm, :stop, state.kill_timeout + @probe_after}]
+    {effects, %{state | broken: reason, stopping: true}}
+  end
+
   def event(state, :eof), do: fail(state, state.broken || :shepherd_died)
 
   # It is written by the fork server, so the shepherd's own events may overtake it.
@@ -165,7 +171,8 @@ defmodule NetRunner.Process.State do
     end
   end
 
-  def event(%State{phase: phase} = state, {:unkillable, os_pids}) when phase in [:running, :exited] do
+  def event(%State{phase: phase, unkillable: nil} = state, {:unkillable, os_pids})
+      when phase in [:running, :exited] do
     effects = [{:disarm, :stop}, {:disarm, :probe}, {:log_unkillable, os_pids}]
     answer_done(%{state | unkillable: os_pids}, effects)
   end
@@ -266,7 +273,9 @@ defmodule NetRunner.Process.State do
   @spec timeout(t(), :stop | :probe | :answer | :abandon) :: {[effect()], t()}
   def timeout(%State{phase: :over} = state, _timer), do: {[], state}
 
-  def timeout(%State{phase: :starting} = state, :stop), do: kill_hung(state)
+  def timeout(%State{phase: phase, broken: broken} = state, :stop) when phase == :starting or broken != nil do
+    kill_hung(state)
+  end
 
   def timeout(state, :stop) do
     {[:probe, {:arm, :probe, @probe_deadline}],

@@ -19,6 +19,10 @@ use crate::enif::{self, Direction, Fd, Handle, Resource, ResourceType};
 /// Events are small: one read takes all that are there.
 const READ_BUFFER: usize = 4096;
 
+/// How many reads one call makes at most: a shepherd that never stops writing must neither keep a scheduler
+/// nor fill the memory.
+const MOST_READS: usize = 16;
+
 pub(crate) struct Control {
     state: Mutex<State>,
 }
@@ -131,8 +135,25 @@ pub(crate) fn pidfd_kill(pidfd: &OwnedFd) {
     let _ = (pidfd, Signal::KILL, Errno::SRCH);
 }
 
+/// Whether a received fd is a pidfd. That the process behind it is not ours to wait for (ECHILD) is only found
+/// when it is one (`kernel/exit.c`, `kernel_waitid_prepare`). `pidfd_send_signal(2)` would take a directory of
+/// /proc as well.
+fn is_pidfd(fd: &OwnedFd) -> bool {
+    #[cfg(target_os = "linux")]
+    {
+        use rustix::process::{WaitId, WaitIdOptions, waitid};
+        let looking_only = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+        !matches!(waitid(WaitId::PidFd(fd.as_fd()), looking_only), Err(Errno::BADF))
+    }
+    #[cfg(not(target_os = "linux"))]
+    {
+        let _ = fd;
+        false
+    }
+}
+
 impl Handle<Control> {
-    /// Everything that has arrived; sends what is queued, and arms for what is to come.
+    /// What has arrived, all of it or as much as one call takes; sends what is queued, and arms for what is to come.
     pub(crate) fn read(&self, env: Env<'_>, reference: Term<'_>) -> Vec<Occurrence> {
         let mut guard = self.lock();
         let state = &mut *guard;
@@ -246,67 +267,71 @@ impl State {
         true
     }
 
-    /// Receives and decodes what is there. False at the end.
+    /// Receives and decodes what is there, or a part of it: the socket can then be read again at once. False
+    /// at the end.
     fn receive(&mut self, found: &mut Vec<Occurrence>) -> bool {
-        let Some(socket) = &self.socket else {
-            return false;
-        };
-        loop {
+        for _ in 0..MOST_READS {
+            let Some(socket) = &self.socket else {
+                return false;
+            };
             let mut buffer = [0; READ_BUFFER];
             let fds = self.fds.len();
             match socket::receive(socket.as_fd(), &mut buffer, &mut self.fds, Wait::DontBlock) {
+                Ok(Received::Bytes(_)) if self.broken => self.fds.clear(),
                 Ok(Received::Bytes(count)) => {
-                    if !self.broken {
-                        self.decoder.push(&buffer[..count]);
-                    }
                     // A read ends behind fds, full or not (unix(7)).
-                    if count < READ_BUFFER && self.fds.len() == fds {
+                    let partial = count < READ_BUFFER && self.fds.len() == fds;
+                    self.decoder.push(&buffer[..count]);
+                    self.decode(found);
+                    if partial {
                         break;
                     }
                 }
                 Ok(Received::WouldBlock) => break,
-                Ok(Received::EndOfFile) | Err(_) => {
-                    self.decode(found);
-                    return false;
-                }
-                Ok(Received::FdsCut) => {
-                    self.decode(found);
-                    self.give_up(found, Occurrence::FdsCut);
-                    return true;
-                }
+                Ok(Received::EndOfFile) | Err(_) => return false,
+                Ok(Received::FdsCut) if self.broken => {}
+                Ok(Received::FdsCut) => self.give_up(found, Occurrence::FdsCut),
             }
         }
-        self.decode(found);
         true
     }
 
     fn decode(&mut self, found: &mut Vec<Occurrence>) {
         while !self.broken {
             match self.decoder.next_message() {
-                Ok(None) => break,
                 Ok(Some(event)) => {
-                    if event.fd_count() > self.fds.len() {
+                    if self.take_fds(&event) {
+                        found.push(Occurrence::Event(event));
+                    } else {
                         self.give_up(found, Occurrence::Broken);
-                        break;
                     }
-                    self.keep_pidfd(&event);
-                    found.push(Occurrence::Event(event));
                 }
+                // Fds come with the first byte of the frame that declares them.
+                Ok(None)
+                    if self.fds.len() > if self.decoder.is_in_a_frame() { Event::MOST_FDS } else { 0 } =>
+                {
+                    self.give_up(found, Occurrence::Broken);
+                }
+                Ok(None) => break,
                 Err(_) => self.give_up(found, Occurrence::Broken),
             }
         }
     }
 
-    /// The first of each kind; a second event of that kind is none of a shepherd, and its fd is closed.
-    fn keep_pidfd(&mut self, event: &Event) {
+    /// The fds that the event declares. False when they are not there, or no pidfds. The first of each kind stay:
+    /// what comes later cannot change whom we would kill.
+    fn take_fds(&mut self, event: &Event) -> bool {
         let place = match event {
             Event::Forked { fds: 1 } => &mut self.shepherd,
             Event::Started { fds: 1, .. } => &mut self.command,
-            _ => return,
+            _ => return true,
         };
-        let pidfd = self.fds.pop_front();
-        if place.is_none() {
-            *place = pidfd;
+        match self.fds.pop_front() {
+            Some(pidfd) if is_pidfd(&pidfd) => {
+                place.get_or_insert(pidfd);
+                true
+            }
+            _ => false,
         }
     }
 

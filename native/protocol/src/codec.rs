@@ -80,6 +80,12 @@ impl<M: Message> Decoder<M> {
         self.buffer.extend_from_slice(bytes);
     }
 
+    /// Whether a part of a frame has come and the rest of it is awaited. Only after `next_message` gave `None`.
+    #[must_use]
+    pub fn is_in_a_frame(&self) -> bool {
+        self.start < self.buffer.len()
+    }
+
     /// The next whole message, `None` when more bytes are needed.
     pub fn next_message(&mut self) -> Result<Option<M>, Error> {
         match self.broken {

@@ -68,6 +68,9 @@ pub struct Rusage {
 }
 
 impl Event {
+    /// No more than this many fds come with one frame.
+    pub const MOST_FDS: usize = MAX_FDS as usize;
+
     /// How many fds come with the frame.
     #[must_use]
     pub fn fd_count(&self) -> usize {

@@ -312,7 +312,8 @@ defmodule NetRunner.Process.StateTest do
             [{:started, 7}, {:failed, {:exec, :enoent}}],
             [{:started, 7}, :done],
             [{:started, 7}, {:signalled, :ok}],
-            [{:started, 7}, @exit_3, @exit_3]
+            [{:started, 7}, @exit_3, @exit_3],
+            [{:started, 7}, {:unkillable, [8]}, {:unkillable, [8]}]
           ] do
         {effects, state} = run(events)
         assert {:fail_pipes, :protocol} in effects
@@ -321,13 +322,25 @@ defmodule NetRunner.Process.StateTest do
     end
 
     test "what the NIF does not understand is the reason of the end that follows" do
-      {[], state} = run([{:started, 7}, {:error, :protocol}])
+      {[{:arm, :stop, 5_500}], state} = run([{:started, 7}, {:error, :protocol}])
       {_effects, state} = State.event(state, :eof)
       assert State.result(state) == {:error, :protocol}
 
+      assert {[], ^state} = State.stop(state)
+
+      assert {[:answered, {:arm, :stop, 5_500}], _state} = run([{:error, :protocol}])
       {effects, state} = run([{:error, {:fds, :emfile}}, :eof])
       assert {:fail_pipes, :shepherd_died} in effects
       assert State.result(state) == {:error, {:fds, :emfile}}
+    end
+
+    test "where the end does not follow the shepherd is killed, without being asked" do
+      for start <- [[], [{:started, 7}], [{:started, 7}, @exit_3]] do
+        {effects, state} = run(start ++ [{:error, :protocol}, timeout(:stop)])
+        assert effects == [:log_hung, :kill_shepherd, {:arm, :abandon, 500}]
+        {_effects, state} = State.timeout(state, :abandon)
+        assert State.result(state) == {:error, :protocol}
+      end
     end
   end
 
