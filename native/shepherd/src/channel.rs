@@ -32,6 +32,8 @@ pub(crate) enum Incoming {
     End,
     /// Fds came that did not fit into our table.
     FdsCut,
+    /// The system refuses to receive. What the VM wants is not known any more.
+    Failed(Errno),
 }
 
 impl Channel {
@@ -74,7 +76,8 @@ impl Channel {
                 Ok(Received::Bytes(length)) => self.decoder.push(&buffer[..length]),
                 Ok(Received::WouldBlock) => return None,
                 Ok(Received::FdsCut) => return Some(Incoming::FdsCut),
-                Ok(Received::EndOfFile) | Err(_) => break,
+                Ok(Received::EndOfFile) => break,
+                Err(errno) => return Some(Incoming::Failed(errno)),
             }
         }
         self.ended = true;

@@ -34,7 +34,8 @@ pub(crate) fn launch(plan: &Plan, vm: BorrowedFd<'_>) -> Result<Child, Failure> 
     match read_failure(&ours, &child, vm) {
         None => Ok(child),
         Some(failure) => {
-            // It has written its last word; this waits for the few instructions up to its end.
+            // It has written its last word, or the pipe could not be read, and then it may run.
+            let _ = os::kill_process(child.pid, os::Signal::KILL);
             let _ = rustix::io::retry_on_intr(|| {
                 rustix::process::waitpid(Some(child.pid), rustix::process::WaitOptions::empty())
             });

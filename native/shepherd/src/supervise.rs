@@ -30,6 +30,7 @@ pub(crate) fn run(socket: OwnedFd) -> Result<(), Errno> {
         Incoming::FdsCut => return refuse(channel, &Failure::new(Stage::Fds, Errno::MFILE)),
         // An idle shepherd whose VM is gone; or nonsense, and nobody to answer.
         Incoming::Request(Request::Signal(_) | Request::Stop) | Incoming::End => return Ok(()),
+        Incoming::Failed(errno) => return Err(errno),
     };
     match Shepherd::start(&mut channel, spawn) {
         Ok(shepherd) => shepherd.watch(channel),
@@ -100,7 +101,7 @@ impl Shepherd {
                 return deliver(channel);
             }
             while let Some(incoming) = channel.try_receive() {
-                self.obey(incoming, &mut channel);
+                self.obey(incoming, &mut channel)?;
             }
             // What a step makes due at once has a later time, so it waits until children were looked after.
             let now = Instant::now();
@@ -180,7 +181,8 @@ impl Shepherd {
         os::children().into_iter().filter(|child| *child != self.command).for_each(reap);
     }
 
-    fn obey(&mut self, incoming: Incoming, channel: &mut Channel) {
+    /// An error is no wish of the VM's: a stop would look as if the command had ended by itself.
+    fn obey(&mut self, incoming: Incoming, channel: &mut Channel) -> Result<(), Errno> {
         // The answer to a signal comes behind it.
         self.announce(channel);
         match incoming {
@@ -192,9 +194,11 @@ impl Shepherd {
             Incoming::Request(Request::Stop | Request::Spawn(_)) | Incoming::End | Incoming::FdsCut => {
                 self.escalation.stop();
             }
+            Incoming::Failed(errno) => return Err(errno),
         }
         // Fds that no frame declares.
         drop(channel.take_fds());
+        Ok(())
     }
 
     fn signal_command(&self, signal: Signal) -> SignalResult {

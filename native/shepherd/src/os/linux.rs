@@ -115,14 +115,15 @@ pub(crate) fn ended_child() -> Result<Option<EndedChild>, Errno> {
     let mut usage = MaybeUninit::<libc::rusage>::zeroed();
     // The raw call has a fifth argument, which libc leaves out (waitid(2), "C library/kernel differences").
     // SAFETY: both pointers are to structs of the size that waitid(2) writes.
-    let result = unsafe {
+    let mut wait = || unsafe {
         libc::syscall(libc::SYS_waitid, libc::P_ALL, 0, info.as_mut_ptr(), options, usage.as_mut_ptr())
     };
-    if result != 0 {
-        return match last_errno() {
-            Errno::CHILD => Ok(None),
-            errno => Err(errno),
-        };
+    while wait() != 0 {
+        match last_errno() {
+            Errno::INTR => {}
+            Errno::CHILD => return Ok(None),
+            errno => return Err(errno),
+        }
     }
     // SAFETY: zeros are a siginfo_t, and so is what the kernel wrote over them.
     let info = unsafe { info.assume_init() };
