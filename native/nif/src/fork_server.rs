@@ -28,6 +28,8 @@ struct State {
     pidfd: Option<OwnedFd>,
     /// What `control` had no room for: some 250 orders wait in it, and the fork server takes 0.1 ms for each.
     unsent: VecDeque<Order>,
+    /// Idle shepherds that were taken and whose replacement was refused: ordered again with the next.
+    to_replace: usize,
     /// The process that reads what the fork server says. It is told when there is room for the unsent.
     listener: LocalPid,
 }
@@ -59,6 +61,8 @@ pub(crate) enum Said {
 impl State {
     /// An order that is refused is lost: its shepherd's socket is closed, which the other end sees.
     fn order(&mut self, order: Order) -> Result<(), Failure> {
+        let again = std::mem::take(&mut self.to_replace);
+        self.unsent.extend(std::iter::repeat_with(|| Order::ForkAhead).take(again));
         self.unsent.push_back(order);
         self.flush()
     }
@@ -82,7 +86,9 @@ impl State {
                     return Err(Failure::NoForkServer);
                 }
                 Err(errno) => {
-                    self.unsent.pop_front();
+                    if let Some(Order::ForkAhead) = self.unsent.pop_front() {
+                        self.to_replace += 1;
+                    }
                     // Others are sent all the same; the last one is the caller's.
                     if self.unsent.is_empty() {
                         return Err(Failure::At(Place::ForkServer, errno));
@@ -201,6 +207,7 @@ impl Handle<ForkServer> {
                 pool: None,
                 pidfd: None,
                 unsent: VecDeque::new(),
+                to_replace: 0,
                 listener: enif::self_pid(env),
             }),
         });

@@ -48,7 +48,14 @@ pub(crate) fn run() -> Result<(), Errno> {
     os::watch_children()?;
     let pool = announce(control.as_fd())?;
     let vm = Vm { control, pool };
-    ForkServer { vm: Some(vm), shepherds: BTreeSet::new(), to_fork: IDLE_SHEPHERDS, orphans: None }.serve()
+    ForkServer {
+        vm: Some(vm),
+        shepherds: BTreeSet::new(),
+        to_fork: IDLE_SHEPHERDS,
+        refused: false,
+        orphans: None,
+    }
+    .serve()
 }
 
 /// `READY`, with the VM's end of the pool socket and our pidfd. Returns our end.
@@ -71,6 +78,8 @@ struct ForkServer {
     shepherds: BTreeSet<i32>,
     /// Idle shepherds that are missing.
     to_fork: usize,
+    /// The last idle shepherd could not be handed over: its end is no occasion to fork another.
+    refused: bool,
     /// A shepherd has ended badly: there may be children that are not shepherds. The next pause.
     orphans: Option<Duration>,
 }
@@ -96,12 +105,15 @@ impl ForkServer {
             let mut byte = [0];
             let mut fds = VecDeque::new();
             match socket::receive(vm.control.as_fd(), &mut byte, &mut fds, Wait::DontBlock) {
-                Ok(Received::Bytes(_)) => match (byte[0], fds.pop_front()) {
-                    (FORK_AHEAD, None) => self.to_fork += 1,
-                    (ADOPT, Some(theirs)) => self.adopt(theirs),
-                    // Nonsense: it can be no VM of ours.
-                    _ => self.vm = None,
-                },
+                Ok(Received::Bytes(_)) => {
+                    self.refused = false;
+                    match (byte[0], fds.pop_front()) {
+                        (FORK_AHEAD, None) => self.to_fork += 1,
+                        (ADOPT, Some(theirs)) => self.adopt(theirs),
+                        // Nonsense: it can be no VM of ours.
+                        _ => self.vm = None,
+                    }
+                }
                 Ok(Received::WouldBlock) => return,
                 // No room for the fd that came with ADOPT: it is closed, which its other end sees.
                 Ok(Received::FdsCut) => {}
@@ -117,19 +129,22 @@ impl ForkServer {
         }
     }
 
-    /// What fails is tried again at the next occasion.
+    /// What fails is tried again at the next occasion: when a shepherd ends or the VM asks.
     fn fork_ahead(&mut self) {
-        while self.to_fork > 0 && self.vm.is_some() {
+        while self.to_fork > 0 && !self.refused && self.vm.is_some() {
             let Ok((ours, vms)) = socket::pair() else {
                 return;
             };
             if self.fork_shepherd(ours).is_err() {
                 return;
             }
-            self.to_fork -= 1;
-            if let Some(vm) = &self.vm {
-                // If that fails, the new shepherd sees the end of file and goes.
-                let _ = socket::send(vm.pool.as_fd(), &[IDLE], &[vms.as_fd()], Wait::DontBlock);
+            let Some(vm) = &self.vm else {
+                return;
+            };
+            match socket::send(vm.pool.as_fd(), &[IDLE], &[vms.as_fd()], Wait::DontBlock) {
+                Ok(_) => self.to_fork -= 1,
+                // The new shepherd sees the end of file and goes.
+                Err(_) => self.refused = true,
             }
         }
     }
