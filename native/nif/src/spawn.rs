@@ -57,7 +57,11 @@ pub(crate) fn spawn(
         ends(command.stderr, Side::Read)?,
     ];
     let directory = current_directory().map_err(|errno| Failure::At(Place::Shepherd(Stage::Cd), errno))?;
-    let request = Request::Spawn(Box::new(request(command)));
+    let umask = match command.umask {
+        Some(umask) => umask,
+        None => current_umask().map_err(|errno| Failure::At(Place::Shepherd(Stage::Setup), errno))?,
+    };
+    let request = Request::Spawn(Box::new(request(command, umask)));
     let frame = request.encode();
     if frame.len() > MAX_FRAME {
         return Err(Failure::At(Place::Shepherd(Stage::Exec), Errno::TOOBIG));
@@ -75,7 +79,7 @@ pub(crate) fn spawn(
     Ok(Spawned { control, pipes })
 }
 
-fn request(command: &Command<'_>) -> Spawn {
+fn request(command: &Command<'_>, umask: u32) -> Spawn {
     let bytes = |binary: &Binary<'_>| binary.as_slice().to_vec();
     let stdio = |kind: Atom| {
         if kind == atoms::pipe() {
@@ -91,7 +95,7 @@ fn request(command: &Command<'_>) -> Spawn {
         argv: command.argv.iter().map(bytes).collect(),
         env: command.env.iter().map(bytes).collect(),
         directory: Directory { path: command.cd.as_ref().map(bytes) },
-        umask: command.umask.unwrap_or_else(current_umask),
+        umask,
         stdio: [stdio(command.stdin), stdio(command.stdout), stdio(command.stderr)],
         kill_timeout_ms: command.kill_timeout,
         stop_signals: command.stop_signals.clone(),
@@ -145,18 +149,22 @@ fn current_directory() -> Result<OwnedFd, Errno> {
 }
 
 /// The VM's umask at this moment. umask(2) can only be asked by setting it, which other threads would see;
-/// proc(5) has it in `status` since Linux 4.7.
-fn current_umask() -> u32 {
-    const DEFAULT: u32 = 0o022;
+/// proc(5) has it in `status` since Linux 4.7. Where there is no such line, the usual one is taken; but not
+/// where it cannot be read: a file that was to be private must not become public when fds are short.
+fn current_umask() -> Result<u32, Errno> {
+    const USUAL: u32 = 0o022;
     let mut status = [0; 256];
-    let read = rustix::fs::open("/proc/self/status", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
-        .and_then(|file| rustix::io::read(file, &mut status));
-    let Ok(count) = read else {
-        return DEFAULT;
+    let opened = rustix::io::retry_on_intr(|| {
+        rustix::fs::open("/proc/self/status", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+    });
+    let count = match opened {
+        Ok(file) => rustix::io::retry_on_intr(|| rustix::io::read(&file, &mut status))?,
+        Err(Errno::NOENT) => return Ok(USUAL),
+        Err(errno) => return Err(errno),
     };
-    status[..count]
+    let mask = status[..count]
         .split(|byte| *byte == b'\n')
         .find_map(|line| line.strip_prefix(b"Umask:"))
-        .and_then(|mask| u32::from_str_radix(std::str::from_utf8(mask).ok()?.trim(), 8).ok())
-        .unwrap_or(DEFAULT)
+        .and_then(|mask| u32::from_str_radix(std::str::from_utf8(mask).ok()?.trim(), 8).ok());
+    Ok(mask.unwrap_or(USUAL))
 }
