@@ -14,8 +14,11 @@ defmodule NetRunner.ForkServer do
 
   alias NetRunner.{Nif, Table}
 
-  @typedoc "A fork server, and a count of the spawns that it has answered, for the users to add to."
-  @type t :: {Nif.fork_server(), answered :: :counters.counters_ref()}
+  @typedoc """
+  A fork server, and two counts: of the spawns that it has answered, for the users to add to, and whether it has
+  come up.
+  """
+  @type t :: {Nif.fork_server(), :counters.counters_ref()}
 
   @typep state :: %{
            # What the table has, too, unless `stopped?`.
@@ -50,13 +53,24 @@ defmodule NetRunner.ForkServer do
   @spec unresponsive(t()) :: :ok
   def unresponsive(fork_server), do: GenServer.cast(__MODULE__, {:unresponsive, fork_server})
 
+  @answered 1
+  @came_up 2
+
   @doc "It has answered one more spawn."
   @spec answer(t()) :: :ok
-  def answer({_resource, answered}), do: :counters.add(answered, 1, 1)
+  def answer({_resource, counts}), do: :counters.add(counts, @answered, 1)
 
   @doc "How many spawns it has answered: one that does not answer this one but others is slow, not dead."
   @spec answered(t()) :: non_neg_integer()
-  def answered({_resource, answered}), do: :counters.get(answered, 1)
+  def answered({_resource, counts}), do: :counters.get(counts, @answered)
+
+  @doc "To be asked of a dead one. False: it died before it was ready, so it has run nothing."
+  @spec came_up?(t()) :: boolean()
+  def came_up?({_resource, counts} = fork_server) do
+    # What it has said last may not have been heard yet.
+    :counters.get(counts, @came_up) > 0 or call({:listen, fork_server}) != :ok or
+      :counters.get(counts, @came_up) > 0
+  end
 
   @doc "From now on nothing is spawned any more: `current/0` is `{:error, :not_started}`."
   @spec stop_spawning() :: :ok
@@ -97,6 +111,12 @@ defmodule NetRunner.ForkServer do
       %{fork_server: fork_server} -> {:reply, {:ok, fork_server}, state}
     end
   end
+
+  def handle_call({:listen, fork_server}, _from, %{fork_server: fork_server} = state) do
+    {:reply, :ok, listen(state)}
+  end
+
+  def handle_call({:listen, _replaced}, _from, state), do: {:reply, :ok, state}
 
   def handle_call(:stop_spawning, _from, state) do
     Table.put_fork_server(:stopped)
@@ -142,7 +162,7 @@ defmodule NetRunner.ForkServer do
   def terminate(reason, state) do
     # A crash leaves the fork server to the next one. It goes with the application, but not before it has
     # ended what shepherds have left that were killed.
-    with {resource, _answered} <- state.fork_server,
+    with {resource, _counts} <- state.fork_server,
          true <- orderly?(reason),
          do: Nif.fork_server_close(resource)
   end
@@ -167,11 +187,15 @@ defmodule NetRunner.ForkServer do
   end
 
   @spec listen(state()) :: state()
-  defp listen(%{fork_server: {resource, _answered}} = state) do
+  defp listen(%{fork_server: {resource, _counts}} = state) do
     resource |> Nif.fork_server_read(state.reference) |> Enum.reduce(state, &said/2)
   end
 
-  defp said(:ready, state), do: %{state | ready?: true}
+  defp said(:ready, %{fork_server: {_resource, counts}} = state) do
+    :counters.add(counts, @came_up, 1)
+    %{state | ready?: true}
+  end
+
   defp said(:eof, %{ready?: true} = state), do: state |> kill() |> start()
   defp said(:eof, state), do: state |> kill() |> failed({:fork_server, :eof})
 
@@ -183,7 +207,7 @@ defmodule NetRunner.ForkServer do
 
     case Nif.fork_server_start(shepherd_path(), reference) do
       {:ok, resource} ->
-        fork_server = {resource, :counters.new(1, [:write_concurrency])}
+        fork_server = {resource, :counters.new(2, [:write_concurrency])}
         Table.put_fork_server({:running, fork_server})
         %{state | fork_server: fork_server, reference: reference, ready?: false, error: nil}
 
@@ -201,7 +225,7 @@ defmodule NetRunner.ForkServer do
   @spec kill(state()) :: state()
   defp kill(%{fork_server: nil} = state), do: state
 
-  defp kill(%{fork_server: {resource, _answered}} = state) do
+  defp kill(%{fork_server: {resource, _counts}} = state) do
     Nif.fork_server_kill(resource)
     %{state | fork_server: nil, reference: nil}
   end

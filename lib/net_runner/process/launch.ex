@@ -30,7 +30,7 @@ defmodule NetRunner.Process.Launch do
   end
 
   defp attempt(start, attempts) do
-    with {:ok, {resource, _answered} = fork_server} <- ForkServer.current() do
+    with {:ok, {resource, _counts} = fork_server} <- ForkServer.current() do
       case Nif.spawn(resource, request(start), start.options.owner) do
         {:ok, control, stdin, stdout, stderr} ->
           {:ok,
@@ -45,6 +45,9 @@ defmodule NetRunner.Process.Launch do
 
         {:error, :no_fork_server} when attempts > 1 ->
           with {:ok, _new} <- ForkServer.renew(fork_server), do: attempt(start, attempts - 1)
+
+        {:error, :no_fork_server} ->
+          {:error, if(ForkServer.came_up?(fork_server), do: :no_fork_server, else: {:fork_server, :eof})}
 
         {:error, reason} ->
           {:error, reason}

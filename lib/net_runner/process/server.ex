@@ -292,10 +292,17 @@ defmodule NetRunner.Process.Server do
   end
 
   defp handle_events([event | events], %{ended: nil} = data) do
-    handle_events(events, Effects.perform(data, State.event(data.state, event)))
+    handle_events(events, Effects.perform(data, State.event(data.state, explained(event, data))))
   end
 
   defp handle_events(_events, data), do: data
+
+  # There has been no shepherd that could have died.
+  defp explained(:eof, %{state: %State{phase: :starting}} = data) do
+    if ForkServer.came_up?(data.fork_server), do: :eof, else: {:failed, {:fork_server, :eof}}
+  end
+
+  defp explained(event, _data), do: event
 
   defp drain(data), do: {:noreply, %{data | drain: Drain.read(data.drain)}}
 
