@@ -121,14 +121,13 @@ defmodule NetRunner.Error do
 
   defp text({:cd, posix}, error) do
     directory = if error.command, do: " " <> inspect(error.command.opts[:cd] || "."), else: ""
-    "cannot run in the directory#{directory}: #{posix_text(posix)}"
+    "cannot run in the directory#{directory}: #{posix_text(posix)}#{hint_text(posix)}"
   end
 
   defp text({:kill, posix}, _error), do: "the system refused the signal: #{posix_text(posix)}"
 
-  defp text({:fork_server, :eof}, _error) do
-    "cannot start the fork server: it ended before it was ready (was it killed, or built for another machine?)"
-  end
+  defp text({:fork_server, posix}, _error),
+    do: "cannot start the fork server, #{shepherd_path()}" <> fork_server_text(posix)
 
   defp text({stage, posix}, _error) when is_atom(stage) and is_atom(posix) do
     "#{stage_text(stage)}: #{posix_text(posix)}#{hint_text(posix)}"
@@ -251,6 +250,31 @@ defmodule NetRunner.Error do
 
   defp exec_text(posix, _error), do: posix_text(posix) <> hint_text(posix)
 
+  # Also of an application that is not loaded.
+  defp shepherd_path do
+    case :code.priv_dir(:net_runner) do
+      {:error, :bad_name} -> "priv/shepherd"
+      priv -> Path.join(List.to_string(priv), "shepherd")
+    end
+  end
+
+  defp fork_server_text(:enoent),
+    do:
+      ": it is not there, or its dynamic loader is not (enoent); was priv/ left out of a release or an image?"
+
+  defp fork_server_text(:eacces),
+    do: ": it may not be executed (eacces); look at its mode, and whether its file system is mounted noexec"
+
+  defp fork_server_text(:enoexec),
+    do: ": it is no program for this machine (enoexec); was it cut short, or built for another one?"
+
+  defp fork_server_text(:eof) do
+    ": it ended before it was ready; was it killed, cut short, kept from something by a sandbox, or short of file " <>
+      "descriptors or memory?"
+  end
+
+  defp fork_server_text(posix), do: ", or hand it a socket: #{posix_text(posix)}#{hint_text(posix)}"
+
   # execve(2), "Limits on size of arguments and environment".
   defp args_size_text(%Command{args: args}) when is_list(args) do
     sizes = Enum.map(args, &byte_size/1)
@@ -259,7 +283,6 @@ defmodule NetRunner.Error do
 
   defp args_size_text(_command), do: ""
 
-  defp stage_text(:fork_server), do: "cannot start the fork server, priv/shepherd, or hand it a socket"
   defp stage_text(:socket), do: "cannot make a control socket"
   defp stage_text(:send), do: "cannot send the request to the shepherd"
   defp stage_text(:select), do: "cannot wait for the control socket"
@@ -270,7 +293,12 @@ defmodule NetRunner.Error do
   defp stage_text(stage), do: "failed before the command ran (#{stage})"
 
   defp hint_text(:emfile), do: " (the limit of this VM, `ulimit -n`, is reached)"
-  defp hint_text(:enfile), do: " (the limit of the whole system, /proc/sys/fs/file-max, is reached)"
+
+  defp hint_text(:enfile) do
+    " (a limit of the whole system, /proc/sys/fs/file-max, or on the pipes of this user, " <>
+      "/proc/sys/fs/pipe-user-pages-hard, is reached)"
+  end
+
   defp hint_text(:eagain), do: " (a limit of processes is reached: `ulimit -u`, or pids.max of the cgroup)"
 
   defp hint_text(:etoomanyrefs),

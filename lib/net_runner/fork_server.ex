@@ -113,7 +113,14 @@ defmodule NetRunner.ForkServer do
   end
 
   def handle_call({:listen, fork_server}, _from, %{fork_server: fork_server} = state) do
-    {:reply, :ok, listen(state)}
+    case listen(state) do
+      # It lives, has not said that it is ready, and has lost a socket that it was sent: it is something else.
+      %{fork_server: ^fork_server, ready?: false} = state ->
+        {:reply, :ok, state |> kill() |> failed({:fork_server, :eof})}
+
+      state ->
+        {:reply, :ok, state}
+    end
   end
 
   def handle_call({:listen, _replaced}, _from, state), do: {:reply, :ok, state}
