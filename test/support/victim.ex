@@ -7,8 +7,9 @@ defmodule NetRunner.Test.Victim do
 
   defstruct [:port, :os_pid]
 
+  @start "{:ok, _} = Application.ensure_all_started(:net_runner)"
+
   @prelude """
-  {:ok, _} = Application.ensure_all_started(:net_runner)
   alias NetRunner.Process, as: Proc
   _ = &Proc.start/1
   say = fn term -> IO.puts(inspect(term, limit: :infinity, printable_limit: :infinity)) end
@@ -20,13 +21,15 @@ defmodule NetRunner.Test.Victim do
   Starts a VM that runs `code`, to be killed at the latest at the end of the test.
 
   `:env` adds to its environment, `:flags` to the options of `elixir`; `:shell` is what the shell does that
-  starts it, with the VM's command as `"$0" "$@"`.
+  starts it, with the VM's command as `"$0" "$@"`; `:start` replaces the start of NetRunner.
   """
   def start(code, opts \\ []) do
     arguments =
       Enum.flat_map(:code.get_path(), fn path ->
         if List.to_string(path) =~ "net_runner", do: ["-pa", List.to_string(path)], else: []
-      end) ++ Keyword.get(opts, :flags, []) ++ ["-e", "IO.puts(System.pid())", "-e", @prelude <> code]
+      end) ++
+        Keyword.get(opts, :flags, []) ++
+        ["-e", "IO.puts(System.pid())", "-e", @prelude <> Keyword.get(opts, :start, @start) <> "\n" <> code]
 
     shell = Keyword.get(opts, :shell, "exec \"$0\" \"$@\"")
 

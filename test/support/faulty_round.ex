@@ -1,0 +1,205 @@
+defmodule NetRunner.Test.FaultyRound do
+  @moduledoc false
+  # Everything is tried while a system call fails. Called in a victim.
+
+  alias NetRunner.ForkServer
+  alias NetRunner.Process, as: Proc
+  alias NetRunner.Test.{Faults, OS, Tree}
+
+  @umask "0027"
+  @idle_shepherds 4
+
+  @doc "What the shell that starts the victim has to do first."
+  def shell, do: "umask #{@umask}; "
+
+  # More than any deadline of NetRunner.
+  @hang 40_000
+
+  @typedoc "What has failed, what came of everything that was tried, and what was left."
+  @type t :: %{
+          plan: term(),
+          results: %{atom() => :ok | term()},
+          recovered: :ok | term(),
+          left: [map()],
+          leaked: keyword(),
+          log: [[String.t()]]
+        }
+
+  @doc """
+  One life of the application, from its start to its stop, in which a system call of the fork server, of a
+  shepherd or of a command that is starting fails. The victim's shepherd is
+  `NetRunner.Test.Faults.install_faulty/1`.
+  """
+  @spec play(Path.t(), String.t()) :: t()
+  def play(directory, plan) do
+    _ = Application.stop(:net_runner)
+    Faults.plan(directory, plan)
+    :ok = Application.start(:net_runner)
+    results = Map.new([:run, :input, :tree], &{&1, bounded(&1)})
+    recovered = bounded(:recover)
+    left = left()
+    :ok = Application.stop(:net_runner)
+    log = ended(directory)
+    %{plan: plan, results: results, recovered: recovered, left: left, log: log, leaked: leaked()}
+  end
+
+  @doc """
+  The first call of this name that the VM itself makes fails, then the second in the place of the first, and so
+  on until there is none. The victim is one of `NetRunner.Test.Faults.shell/1` with a plan of what is `asked`.
+  """
+  @spec play_vm(Path.t(), uses :: [atom()], String.t(), String.t()) :: [t()]
+  def play_vm(directory, uses, name, errno) do
+    :ok = bounded(:recover)
+    _ = leaked()
+
+    for what <- uses,
+        round <-
+          Enum.take_while(Stream.map(1..100, &vm_round(directory, what, name, &1, errno)), &(&1.log != [])),
+        do: round
+  end
+
+  defp vm_round(directory, what, name, n, errno) do
+    before = length(Faults.log(directory))
+    Faults.on(directory, name, n, errno)
+    result = bounded(what)
+    Faults.off(directory)
+    recovered = bounded(:recover)
+
+    %{
+      plan: {what, name, n, errno},
+      results: %{what => result},
+      recovered: recovered,
+      left: left(),
+      log: Enum.drop(Faults.log(directory), before),
+      leaked: leaked()
+    }
+  end
+
+  @doc """
+  All calls of these names fail for a while. In a victim of `play/2`, where they are those of a role, or of
+  `play_vm/4`, where the role is nil.
+  """
+  @spec lasting(Path.t(), uses :: [atom()], role :: String.t() | nil, String.t(), String.t()) :: t()
+  def lasting(directory, uses, role, names, errno) do
+    if role do
+      Faults.plan(directory, "asked #{role} #{names}")
+      :ok = attempt(:fork_server)
+    end
+
+    :ok = bounded(:recover)
+    left()
+    _ = leaked()
+    before = length(Faults.log(directory))
+    Faults.on(directory, names, 0, errno)
+    results = for _ <- 1..4, use <- uses, do: bounded(use)
+    Faults.off(directory)
+    # At once.
+    recovered = bounded(:run)
+
+    %{
+      plan: {role, names, errno},
+      results: Enum.uniq(results),
+      recovered: recovered,
+      left: left(),
+      log: Enum.drop(Faults.log(directory), before),
+      leaked: leaked()
+    }
+  end
+
+  # What this VM holds now, compared with the first time.
+  defp leaked do
+    before = :persistent_term.get(__MODULE__, nil) || held()
+    :persistent_term.put(__MODULE__, before)
+
+    try do
+      OS.eventually(fn -> held() == before end)
+      []
+    rescue
+      ExUnit.AssertionError -> [before: before, now: held()]
+    end
+  end
+
+  defp held do
+    for pid <- Process.list(), do: :erlang.garbage_collect(pid)
+    fds = for {_fd, target} <- OS.fds(OS.vm()), do: String.replace(target, ~r/\d+/, "")
+    {Enum.frequencies(fds), NetRunner.Nif.resource_counts(), length(Process.list()), length(Port.list())}
+  end
+
+  # What there is besides the fork server and idle shepherds, and these, if there are not as many as there should be.
+  defp left do
+    OS.eventually(fn -> OS.commands() == [] and length(idle_shepherds()) == @idle_shepherds end)
+    []
+  rescue
+    ExUnit.AssertionError -> OS.commands() ++ idle_shepherds()
+  end
+
+  defp idle_shepherds do
+    for %{name: "shepherd"} = fork_server <- OS.children(OS.vm()),
+        one <- OS.children(fork_server.os_pid),
+        do: one
+  end
+
+  defp ended(directory) do
+    Faults.await_end(directory)
+  rescue
+    ExUnit.AssertionError -> {:not_ended, OS.descendants(OS.vm())}
+  end
+
+  defp bounded(what) do
+    task = Task.async(fn -> attempt(what) end)
+
+    case Task.yield(task, @hang) || Task.shutdown(task, :brutal_kill) do
+      {:ok, result} -> result
+      nil -> :hangs
+    end
+  end
+
+  defp attempt(:run), do: good(NetRunner.run(["echo", "x"]), {"x\n", 0})
+
+  defp attempt(:input) do
+    command = ["sh", "-c", "cat; pwd; umask; echo problem >&2"]
+    expected = {"x\n/\n#{@umask}\n", 0, "problem\n"}
+    good(NetRunner.run(command, input: "x\n", cd: "/", stderr: :capture), expected)
+  end
+
+  defp attempt(:tree) do
+    shapes = Tree.arguments(~w(deaf ignoring session daemon))
+
+    with {:ok, server} <- Proc.start(Tree.executable(), shapes, kill_timeout: 20) do
+      said = read(server, "")
+      signalled = Proc.kill(server, :sigcont)
+      stopped = Proc.stop(server)
+      Enum.find([said, signalled, stopped], :ok, &(&1 != :ok))
+    end
+  end
+
+  defp attempt(:fork_server) do
+    # Killed by the NIF: a port would meet the fault first.
+    with {:ok, fork_server} <- ForkServer.current() do
+      ForkServer.unresponsive(fork_server)
+      :sys.get_state(ForkServer)
+    end
+
+    good(NetRunner.run(["echo", "x"]), {"x\n", 0})
+  end
+
+  # A fault can strike late: the next one, or the one after it, finds no trace of it.
+  defp attempt(:recover) do
+    Enum.find_value(1..10, :never, fn _ -> if NetRunner.run(["echo", "x"]) == {"x\n", 0}, do: :ok end)
+  end
+
+  defp good(result, result), do: :ok
+  defp good(result, _expected), do: result
+
+  defp read(server, text) do
+    if Tree.complete?(text) do
+      :ok
+    else
+      case Proc.read(server) do
+        {:ok, more} -> read(server, text <> more)
+        :eof -> {:unexpected_eof, text}
+        {:error, reason} -> {:error, reason}
+      end
+    end
+  end
+end

@@ -1,0 +1,255 @@
+defmodule NetRunner.System.ShortageTest do
+  @moduledoc false
+  # What is missing for a while: a shepherd that can be executed, processes, memory, fds, room in pipes. Each
+  # shortage is an error that says what to do, nothing hangs or is left, and when it is over all is well, without
+  # a restart of the application. (test/system/resources_test.exs has RLIMIT_NOFILE and RLIMIT_NPROC.)
+  use NetRunner.Test.SystemCase, async: false
+
+  alias NetRunner.Test.Faults
+
+  # A victim speaks in terms, not in logs.
+  @silent ["-e", "Application.ensure_all_started(:logger) && Logger.configure(level: :none)"]
+
+  describe "a shepherd that cannot be executed" do
+    test "missing, not executable, cut short, of another machine, another program: each is an error of its own" do
+      directory = tmp_dir()
+      path = Path.join(directory, "net_runner/priv/shepherd")
+      flags = Faults.install(directory, &File.cp!(Faults.shepherd(), &1))
+
+      victim =
+        Victim.start(
+          """
+          #{restart_and_try()}
+          say.(NetRunner.run(["echo", "x"]))
+          try_without.(try_without)
+          """,
+          flags: flags ++ @silent
+        )
+
+      assert {"x\n", 0} = Victim.term(victim)
+      sound = File.read!(path)
+      half = binary_part(sound, 0, div(byte_size(sound), 2))
+
+      for {spoil, errors, hint} <- [
+            {fn -> :ok end, [:enoent], "it is not there"},
+            {fn -> put(path, sound, 0o644) end, [:eacces], "mounted noexec"},
+            {fn -> File.mkdir!(path) end, [:eacces], "may not be executed"},
+            {fn -> put(path, "") end, [:enoexec], "cut short"},
+            {fn -> put(path, binary_part(sound, 0, 100)) end, [:enoexec, :eio], ""},
+            {fn -> put(path, half) end, [:eof, :enoexec], "cut short"},
+            {fn -> put(path, other_machine(sound)) end, [:enoexec], "built for another one"},
+            {fn -> put(path, "#!/bin/sh\nexit 0\n") end, [:eof], "ended before it was ready"},
+            {fn -> put(path, "#!/bin/sh\nexec cat >/dev/null\n") end, [:eof], "ended before it was ready"}
+          ] do
+        File.rm_rf!(path)
+        spoil.()
+        Victim.tell(victim, "without")
+        results = Victim.term(victim)
+        assert [{:error, {:fork_server, reason}}] = Enum.uniq(Tuple.to_list(results))
+        assert reason in errors
+        message = Exception.message(%NetRunner.Error{reason: {:fork_server, reason}})
+        assert message =~ "priv/shepherd"
+        assert message =~ hint
+
+        File.rm_rf!(path)
+        put(path, sound)
+        Victim.tell(victim, "with")
+        assert {{"x\n", 0}, :same} = Victim.term(victim)
+      end
+    end
+
+    test "on a file system that is mounted noexec, until it is mounted otherwise" do
+      directory = tmp_dir()
+      priv = Path.join(directory, "net_runner/priv")
+      nif = Application.app_dir(:net_runner, "priv/net_runner_nif.so")
+      flags = Faults.install(directory, fn _path -> :ok end)
+
+      victim =
+        namespace(
+          """
+          mount -t tmpfs -o noexec none '#{priv}' && ln -s '#{nif}' '#{priv}' && cp '#{Faults.shepherd()}' '#{priv}'
+          """,
+          """
+          say.(NetRunner.run(["true"]))
+          {"", 0} = System.cmd("mount", ["-o", "remount,exec", #{inspect(priv)}])
+          say.(NetRunner.run(["echo", "x"]))
+          wait.()
+          """,
+          flags
+        )
+
+      if victim do
+        assert {:error, {:fork_server, :eacces}} = Victim.term(victim)
+        assert {"x\n", 0} = Victim.term(victim)
+      end
+    end
+
+    test "and a NIF there as well: the application does not start and says why, until it can" do
+      directory = tmp_dir()
+      priv = Path.join(directory, "net_runner/priv")
+      nif = Application.app_dir(:net_runner, "priv/net_runner_nif.so")
+      flags = Faults.install(directory, fn _path -> :ok end)
+
+      victim =
+        namespace(
+          """
+          mount -t tmpfs -o noexec none '#{priv}' && cp '#{nif}' '#{Faults.shepherd()}' '#{priv}'
+          """,
+          """
+          say.(NetRunner.run(["true"]))
+          {"", 0} = System.cmd("mount", ["-o", "remount,exec", #{inspect(priv)}])
+          :ok = Application.start(:net_runner)
+          say.(NetRunner.run(["echo", "x"]))
+          wait.()
+          """,
+          flags,
+          # In the place of the match that starts it.
+          "say.(Application.ensure_all_started(:net_runner))"
+        )
+
+      if victim do
+        assert {:error, {:net_runner, {{:nif_not_loaded, path}, _where}}} = Victim.term(victim)
+        assert path == Path.join(priv, "net_runner_nif.so")
+        assert {:error, :not_started} = Victim.term(victim)
+        assert {"x\n", 0} = Victim.term(victim)
+      end
+    end
+  end
+
+  # A user of this test alone: the quota counts all that a user has.
+  @user 54_322
+  # What a pipe has, and has when the quota is used up (pipe(7), "/proc files").
+  @pages 16
+  @usual 65_536
+  @least 8_192
+
+  test "more pipes than the user's quota of pages: they are small, and all bytes arrive" do
+    with {:ok, pages} <- quota(), :ok <- become_user() do
+      # Three pipes each. The last ones are past the quota.
+      commands = div(pages, 3 * @pages) + 20
+
+      victim =
+        Victim.start(
+          """
+          size = fn -> NetRunner.run(["perl", "-e", "print fcntl(STDOUT, 1032, 0)"]) end
+          data = for(n <- 1..60_000, into: "", do: "\#{n} ")
+          all = fn all, p, read ->
+            case Proc.read(p) do
+              {:ok, more} -> all.(all, p, [read, more])
+              :eof -> IO.iodata_to_binary(read)
+            end
+          end
+          converse = fn p ->
+            writer = Task.async(fn -> {Proc.write(p, data), Proc.close_stdin(p)} end)
+            {all.(all, p, []) == data, Task.await(writer, 60_000), Proc.await_exit(p)}
+          end
+          start = fn command, arguments -> Proc.start(command, arguments, owner: nil, stderr: :pipe) end
+
+          say.(size.())
+          {:ok, usual} = start.("sh", ["-c", "read line; head -c 20000000 /dev/zero"])
+          started = Task.await_many(for(_ <- 1..#{commands}, do: Task.async(fn -> start.("cat", []) end)), 60_000)
+          say.(Enum.uniq(for result <- started, not match?({:ok, _}, result), do: result))
+          say.(size.())
+          # A pipe that has the usual size is not grown.
+          :ok = Proc.write(usual, "\n")
+          say.(byte_size(all.(all, usual, [])))
+          cats = for {:ok, p} <- started, do: p
+          some = Enum.take(cats, 10) ++ Enum.take(cats, -20)
+          say.(Enum.uniq(Task.await_many(for(p <- some, do: Task.async(fn -> converse.(p) end)), 60_000)))
+          for p <- [usual | cats], do: :ok = Proc.stop(p)
+          say.(size.())
+          wait.()
+          """,
+          shell:
+            "cd / && HOME=/tmp exec prlimit --nofile=16384 setpriv --reuid #{@user} --clear-groups \"$0\" \"$@\""
+        )
+
+      assert Victim.term(victim) == {"#{@usual}", 0}
+      assert Victim.term(victim) == []
+      assert Victim.term(victim) == {"#{@least}", 0}
+      assert Victim.term(victim) == 20_000_000
+      assert Victim.term(victim) == [{true, {:ok, :ok}, {:ok, 0}}]
+      assert Victim.term(victim) == {"#{@usual}", 0}
+    else
+      {:untested, why} -> IO.puts(:stderr, "not tested: a quota of pipes that is used up: #{why}")
+    end
+  end
+
+  defp quota do
+    case File.read("/proc/sys/fs/pipe-user-pages-soft") do
+      {:ok, text} ->
+        pages = text |> String.trim() |> String.to_integer()
+        if pages in 1..20_000, do: {:ok, pages}, else: {:untested, "the quota is #{pages} pages"}
+
+      {:error, posix} ->
+        {:untested, "no quota in /proc: #{posix}"}
+    end
+  end
+
+  # Only root can, and what has been built must be readable for everybody.
+  defp become_user do
+    case System.cmd("sh", ["-c", "setpriv --reuid #{@user} --clear-groups test -r \"$0\"", Faults.shepherd()],
+           stderr_to_stdout: true
+         ) do
+      {"", 0} -> :ok
+      {why, _status} -> {:untested, "no other user who can read #{Faults.shepherd()}: #{why}"}
+    end
+  end
+
+  # A VM in a mount namespace of its own, or nil where there can be none.
+  defp namespace(prepare, code, flags, start \\ nil) do
+    case System.cmd("unshare", ["-m", "true"], stderr_to_stdout: true) do
+      {_, 0} ->
+        shell =
+          "exec unshare -m sh -c '{ #{String.replace(prepare, "'", "'\\''")} } && exec \"$0\" \"$@\"' \"$0\" \"$@\""
+
+        opts = [flags: flags ++ @silent, shell: shell] ++ if(start, do: [start: start], else: [])
+        Victim.start(code, opts)
+
+      {why, _status} ->
+        IO.puts(:stderr, "not tested: a file system mounted noexec: unshare -m: #{why}")
+        nil
+    end
+  rescue
+    ErlangError -> IO.puts(:stderr, "not tested: a file system mounted noexec: there is no unshare(1)") && nil
+  end
+
+  # Each line that the victim is told: a new fork server is started, and it says what comes of that.
+  defp restart_and_try do
+    """
+    count = fn ->
+      for pid <- Process.list(), do: :erlang.garbage_collect(pid)
+      {File.ls!("/proc/self/fd") |> length(), NetRunner.Nif.resource_counts(), length(Process.list())}
+    end
+    try_without = fn again ->
+      before = count.()
+      case IO.gets("") do
+        "without\\n" ->
+          {:ok, {:running, fork_server}} = NetRunner.Table.fork_server()
+          NetRunner.ForkServer.unresponsive(fork_server)
+          :sys.get_state(NetRunner.ForkServer)
+          once = fn -> {NetRunner.run(["true"]), NetRunner.run(["cat"], input: "x"), Proc.start("true")} end
+          say.(Enum.reduce(1..5, {}, fn _, all -> List.to_tuple(Tuple.to_list(all) ++ Tuple.to_list(once.())) end))
+          "with\\n" = IO.gets("")
+          result = NetRunner.run(["echo", "x"])
+          try do
+            NetRunner.Test.OS.eventually(fn -> count.() == before end)
+            say.({result, :same})
+          rescue
+            _ -> say.({result, before, count.()})
+          end
+          again.(again)
+      end
+    end
+    """
+  end
+
+  defp put(path, contents, mode \\ 0o755) do
+    File.write!(path, contents)
+    File.chmod!(path, mode)
+  end
+
+  # elf(5), e_machine: PA-RISC, which nothing runs here, be it emulated.
+  defp other_machine(<<start::binary-18, _machine::binary-2, rest::binary>>),
+    do: <<start::binary, 15, 0, rest::binary>>
+end
