@@ -6,7 +6,8 @@ defmodule NetRunner.ForkServer do
   # * A fork server that has come up and ends is replaced at once, by this same process: no restart of a
   #   supervised child is used up by it. One that cannot be started, or ends before it came up, is an error
   #   that is kept until somebody needs a fork server: then it is tried again. So nothing here can loop.
-  # * Running commands do not need it. This process can die too: the next one takes the fork server over.
+  # * Running commands do not need it. This process can die too: the next one takes the fork server over. Only
+  #   when the supervisor dies, and the table with it, it is closed, by the NIF.
 
   use GenServer
 
@@ -212,7 +213,10 @@ defmodule NetRunner.ForkServer do
   defp start(state) do
     reference = make_ref()
 
-    case Nif.fork_server_start(shepherd_path(), reference) do
+    # It goes with the table, in which the next process would find it.
+    keeper = Process.whereis(NetRunner.Supervisor) || self()
+
+    case Nif.fork_server_start(shepherd_path(), reference, keeper) do
       {:ok, resource} ->
         fork_server = {resource, :counters.new(2, [:write_concurrency])}
         Table.put_fork_server({:running, fork_server})

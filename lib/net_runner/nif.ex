@@ -72,10 +72,10 @@ defmodule NetRunner.Nif do
   # -- fork server ---------------------------------------------------------------------------------
 
   # Starts the fork server `path` (dirty). The caller gets {:select, fork_server, ref, :ready_input} when
-  # fork_server_read/2 has something to say.
-  @spec fork_server_start(path :: binary(), reference()) ::
+  # fork_server_read/2 has something to say. It is closed when `keeper` dies, whatever else happens.
+  @spec fork_server_start(path :: binary(), reference(), keeper :: pid()) ::
           {:ok, fork_server()} | {:error, {stage(), posix()}}
-  def fork_server_start(_path, _ref), do: nif()
+  def fork_server_start(_path, _ref, _keeper), do: nif()
 
   # What the fork server has said; arms again unless it ended with :eof.
   @spec fork_server_read(fork_server(), reference()) :: [:ready | :eof]

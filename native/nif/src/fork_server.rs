@@ -48,8 +48,10 @@ impl Resource for ForkServer {
         &RESOURCE_TYPE
     }
 
-    /// No process is monitored here.
-    fn down(_handle: &Handle<Self>, _env: Env<'_>, _monitor: &Monitor) {}
+    /// Its keeper has died: nobody can find it any more.
+    fn down(handle: &Handle<Self>, env: Env<'_>, _monitor: &Monitor) {
+        handle.close(env);
+    }
 }
 
 /// What the fork server has said.
@@ -188,8 +190,14 @@ impl Handle<ForkServer> {
         }
     }
 
-    /// Starts the binary and arms for what it says. Blocks until its exec has succeeded or failed.
-    pub(crate) fn start(env: Env<'_>, path: &[u8], reference: Term<'_>) -> Result<Self, Failure> {
+    /// Starts the binary and arms for what it says. Blocks until its exec has succeeded or failed. It goes with
+    /// `keeper`: the VM keeps a resource that is armed, so it would never be collected.
+    pub(crate) fn start(
+        env: Env<'_>,
+        path: &[u8],
+        reference: Term<'_>,
+        keeper: LocalPid,
+    ) -> Result<Self, Failure> {
         let failed = |errno| Failure::At(Place::ForkServer, errno);
         let (ours, theirs) = socket::pair().map_err(|errno| Failure::At(Place::Socket, errno))?;
         // No `pre_exec`: with SIGCHLD ignored, as the VM has it, std cannot wait for a child whose exec
@@ -211,7 +219,13 @@ impl Handle<ForkServer> {
                 listener: enif::self_pid(env),
             }),
         });
-        if handle.arm(env, reference) { Ok(handle) } else { Err(Failure::At(Place::Select, Errno::NODEV)) }
+        if !handle.arm(env, reference) {
+            return Err(Failure::At(Place::Select, Errno::NODEV));
+        }
+        if handle.monitor(env, &keeper).is_none() {
+            handle.close(env);
+        }
+        Ok(handle)
     }
 
     fn arm(&self, env: Env<'_>, reference: Term<'_>) -> bool {
