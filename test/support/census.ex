@@ -39,11 +39,47 @@ defmodule NetRunner.Test.Census do
       flunk("there was more or less than before: #{inspect(difference(before), limit: :infinity)}")
   end
 
-  defp difference(before) do
-    now = count()
+  @doc """
+  As `take/0`, but with what can be another one of the same kind without its identity: after a restart there are
+  as many processes, sockets and tables of each kind as before.
+  """
+  def take_kinds do
+    NetRunner.run(["true"])
+    kinds(at_rest(count(), @looks))
+  end
 
+  @doc "What is more or less than in `before`, of `take_kinds/0`, when it has come to rest; `%{}` is nothing."
+  def difference_of_kinds(before) do
+    OS.eventually(fn -> difference(before, kinds(count())) == %{} end)
+    %{}
+  rescue
+    ExUnit.AssertionError -> difference(before, kinds(count()))
+  end
+
+  defp kinds(count) do
+    %{
+      count
+      | fds:
+          count.fds |> Enum.map(fn {_fd, target} -> Regex.replace(~r/[0-9]+/, target, "") end) |> Enum.sort(),
+        beam_processes: count.beam_processes |> Enum.flat_map(&kind/1) |> Enum.sort(),
+        ports: length(count.ports),
+        tables: count.tables |> Enum.map(&if(is_reference(&1), do: :unnamed, else: &1)) |> Enum.sort()
+    }
+  end
+
+  defp kind(pid) do
+    case Process.info(pid, [:registered_name, :dictionary, :initial_call]) do
+      nil -> []
+      [{:registered_name, name} | _] when is_atom(name) -> [name]
+      [_, {:dictionary, dictionary}, {:initial_call, call}] -> [dictionary[:"$initial_call"] || call]
+    end
+  end
+
+  defp difference(before), do: difference(before, count())
+
+  defp difference(before, now) do
     for {what, was} <- before, is = now[what], is != was, into: %{} do
-      {what, [more: is -- was, less: was -- is]}
+      {what, if(is_list(is), do: [more: is -- was, less: was -- is], else: [now: is, before: was])}
     end
   end
 

@@ -21,7 +21,8 @@ defmodule NetRunner.Test.Victim do
   Starts a VM that runs `code`, to be killed at the latest at the end of the test.
 
   `:env` adds to its environment, `:flags` to the options of `elixir`; `:shell` is what the shell does that
-  starts it, with the VM's command as `"$0" "$@"`; `:start` replaces the start of NetRunner.
+  starts it, with the VM's command as `"$0" "$@"`; `:start` replaces the start of NetRunner. With `on_exit: false`
+  whoever starts it sees to its end.
   """
   def start(code, opts \\ []) do
     arguments =
@@ -43,9 +44,14 @@ defmodule NetRunner.Test.Victim do
         env: Keyword.get(opts, :env, [])
       ])
 
-    victim = %__MODULE__{port: port, os_pid: line(%__MODULE__{port: port}) |> String.to_integer()}
+    victim = %__MODULE__{
+      port: port,
+      os_pid: line(%__MODULE__{port: port}) |> String.trim() |> String.to_integer()
+    }
+
     identity = OS.identity(victim.os_pid)
-    ExUnit.Callbacks.on_exit(fn -> identity && OS.clean_up([identity]) end)
+    end_it = fn -> identity && OS.clean_up([identity]) end
+    if Keyword.get(opts, :on_exit, true), do: ExUnit.Callbacks.on_exit(end_it)
     victim
   end
 
@@ -82,7 +88,14 @@ defmodule NetRunner.Test.Victim do
   def kill(%__MODULE__{os_pid: os_pid}, signal \\ "KILL"), do: OS.kill(os_pid, signal)
 
   @doc "Writes a line to the VM's standard input, for `wait`."
-  def tell(%__MODULE__{port: port}, line), do: Port.command(port, [line, ?\n])
+  def tell(victim, line), do: type(victim, [line, ?\n])
+
+  @doc "Writes to its standard input; nothing where the VM has ended."
+  def type(%__MODULE__{port: port}, text) do
+    Port.command(port, text)
+  rescue
+    ArgumentError -> false
+  end
 
   @doc "Waits until the VM has ended, which it must say nothing more before."
   def await_exit(%__MODULE__{port: port}, timeout \\ 60_000) do

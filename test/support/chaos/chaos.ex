@@ -1,0 +1,121 @@
+defmodule NetRunner.Test.Chaos do
+  @moduledoc false
+  # Plays rounds, some at a time, each in a victim that serves as long as it lives.
+
+  alias NetRunner.Test.Chaos.{Kills, Marked, Round}
+  alias NetRunner.Test.Victim
+
+  @at_a_time 2
+
+  # script(1) takes the command as one string.
+  @in_a_terminal ~S"""
+  quoted=
+  for word in "$0" "$@"; do quoted="$quoted '$(printf %s "$word" | sed "s/'/'\\''/g")'"; done
+  exec script -qec "$quoted" /dev/null
+  """
+
+  @doc "The results of `count` rounds, the first of which has the seed `seed`; `vm_mark` names their processes."
+  def play(seed, count, vm_mark) do
+    1..@at_a_time
+    |> Enum.map(fn worker ->
+      seeds = Enum.take_every(Enum.drop(seed..(seed + count - 1)//1, worker - 1), @at_a_time)
+      Task.async(fn -> Enum.map_reduce(seeds, nil, &round(&1, &2, "#{vm_mark}.#{worker}")) |> elem(0) end)
+    end)
+    |> Task.await_many(:infinity)
+    |> List.flatten()
+    |> Enum.sort_by(& &1.seed)
+  end
+
+  # Some victim, or nil.
+  defp round(seed, victim, vm_mark) do
+    plan = Round.plan(seed)
+    vm_mark = "#{vm_mark}."
+    victim = if victim && not plan.terminal?, do: victim, else: replace(victim, plan.terminal?, vm_mark)
+
+    try do
+      result = Round.play(plan, victim, vm_mark)
+      good? = problems(result) == []
+
+      if Kills.vm_ends?(plan.targets) or not good?,
+        do: {result, discard(victim, vm_mark)},
+        else: {result, victim}
+    rescue
+      error ->
+        what = Exception.format(:error, error, __STACKTRACE__) <> "\nthe victim: " <> Victim.rest(victim)
+        {failed(plan, what), discard(victim, vm_mark)}
+    end
+  end
+
+  defp failed(plan, what) do
+    %{
+      kind: plan.kind,
+      seed: plan.seed,
+      ms: nil,
+      survivors: [],
+      zombies: [],
+      hangs: [],
+      tolerated: 0,
+      wrong: [what]
+    }
+  end
+
+  defp replace(victim, terminal?, vm_mark) do
+    if victim, do: discard(victim, vm_mark)
+    victim = victim(vm_mark, terminal?)
+    :ready = Round.answer(victim)
+    victim
+  end
+
+  defp victim(vm_mark, terminal?) do
+    Victim.start("NetRunner.Test.Chaos.Load.serve()",
+      env: Marked.environment(vm_mark),
+      shell: if(terminal?, do: @in_a_terminal, else: "exec \"$0\" \"$@\""),
+      on_exit: false
+    )
+  end
+
+  defp discard(_victim, vm_mark) do
+    Marked.clean_up(vm_mark)
+    nil
+  end
+
+  @doc "What must not be, as texts."
+  def problems(result) do
+    for {what, texts} <- Map.take(result, [:survivors, :zombies, :hangs, :wrong]),
+        text <- texts,
+        do: "#{what}: #{text}"
+  end
+
+  @doc "A table, one line for each kind of kill."
+  def summary(results) do
+    lines =
+      for kind <- Enum.uniq(Kills.kinds()),
+          of_kind = Enum.filter(results, &(&1.kind == kind)),
+          of_kind != [] do
+        times = for(%{ms: ms} when ms != nil <- of_kind, do: ms) |> Enum.sort()
+
+        row([
+          kind,
+          length(of_kind),
+          count(of_kind, :survivors),
+          count(of_kind, :zombies),
+          count(of_kind, :hangs),
+          Enum.at(times, div(length(times), 2), "–"),
+          List.last(times) || "–"
+        ])
+      end
+
+    tolerated = results |> Enum.map(& &1.tolerated) |> Enum.sum()
+
+    Enum.join(
+      [
+        row(~w(killed rounds survivors zombies hangs median\u00A0ms worst\u00A0ms)),
+        row(List.duplicate("---", 7)) | lines
+      ],
+      "\n"
+    ) <> "\n\nDescendants that outlived fork server and shepherd, killed together: #{tolerated}\n"
+  end
+
+  defp row(cells), do: "| " <> Enum.map_join(cells, " | ", &to_string/1) <> " |"
+  defp count(results, what), do: results |> Enum.map(&length(&1[what])) |> Enum.sum()
+end
