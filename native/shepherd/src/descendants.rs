@@ -3,88 +3,166 @@
 //! A direct child keeps its pid until we reap it, so its number is safe. A deeper one is pinned by a pidfd
 //! first; that the parents still lead to us is checked afterwards, when its number can mean no other.
 //!
-//! Children are signalled while /proc is being walked, not after it: a process that keeps forking and
-//! exiting is caught in the microseconds between being seen and being gone.
+//! They are signalled while /proc is being walked, not after it: a process that keeps forking and exiting is
+//! caught in the microseconds between being seen and being gone.
 
 use std::collections::BTreeSet;
+use std::ops::ControlFlow;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, getpid};
 
-use crate::os::{self, PinnedProcess, Process, Signal};
+use crate::os::{self, Identity, Process, Signal};
 
-pub(crate) enum Descendant<'a> {
-    Child(&'a Process),
-    Deeper(&'a Process, PinnedProcess),
+/// Who descends from us, from one of the children for which `is_root` holds.
+pub(crate) struct Family<'a> {
+    me: Pid,
+    is_root: &'a dyn Fn(Pid) -> bool,
+    /// Those that were proven to: that stays so.
+    proven: BTreeSet<Identity>,
 }
 
-impl Descendant<'_> {
-    pub(crate) fn process(&self) -> &Process {
-        match self {
-            Descendant::Child(process) | Descendant::Deeper(process, _) => process,
+impl Family<'_> {
+    pub(crate) fn signal(&mut self, process: &Process, signal: Signal) {
+        // It may have ended, or be another user's by now (EPERM); who still lives is looked up again.
+        if process.parent == self.me.as_raw_nonzero().get() {
+            let _ = os::kill_process(process.pid, signal);
+        } else if let Some(pinned) = os::pin(process.pid)
+            && self.has(process.pid)
+        {
+            let _ = pinned.signal(signal);
         }
     }
 
-    pub(crate) fn signal(&self, signal: Signal) {
-        // It may have ended, or be another user's by now (EPERM); who still lives is looked up again.
-        let _ = match self {
-            Descendant::Child(process) => os::kill_process(process.pid, signal),
-            Descendant::Deeper(_, pinned) => pinned.signal(signal),
-        };
+    /// Whether the parents of `pid`, as they are now, lead to a root among our children.
+    fn has(&mut self, pid: Pid) -> bool {
+        // A chain cannot be longer than there are pids; this only ends a walk through a table that changes.
+        const LONGEST: usize = 1 << 16;
+        let mut line = Vec::new();
+        let mut pid = pid;
+        for _ in 0..LONGEST {
+            let Some(process) = os::process(pid) else {
+                return false;
+            };
+            let is_proven = self.proven.contains(&process.identity());
+            line.push(process.identity());
+            if is_proven || process.parent == self.me.as_raw_nonzero().get() {
+                let is_ours = is_proven || (self.is_root)(pid);
+                if is_ours {
+                    self.proven.extend(line);
+                }
+                return is_ours;
+            }
+            let Some(parent) = Pid::from_raw(process.parent) else {
+                return false;
+            };
+            pid = parent;
+        }
+        false
     }
 }
 
-/// Visits the children for which `is_root` holds, zombies too, then everything below them. Without /proc
-/// nothing is found.
-pub(crate) fn visit(is_root: impl Fn(Pid) -> bool, mut visit: impl FnMut(&Descendant<'_>)) {
+/// Visits the children for which `is_root` holds, zombies too, and everything below them, until one visit
+/// says that it is enough. Without /proc nothing is found.
+pub(crate) fn visit(
+    is_root: impl Fn(Pid) -> bool,
+    mut visit: impl FnMut(&Process, &mut Family<'_>) -> ControlFlow<()>,
+) {
     let me = getpid();
     let Some(processes) = os::processes() else {
         return;
     };
+    let mut family = Family { me, is_root: &is_root, proven: BTreeSet::new() };
     let mut ours = BTreeSet::new();
     let mut others = Vec::new();
+    let is_ours = |process: &Process, ours: &BTreeSet<i32>| {
+        if process.parent == me.as_raw_nonzero().get() {
+            is_root(process.pid)
+        } else {
+            ours.contains(&process.parent)
+        }
+    };
     for process in processes {
-        if process.parent != me.as_raw_nonzero().get() {
+        if !is_ours(&process, &ours) {
             others.push(process);
-        } else if is_root(process.pid) {
+        } else {
             ours.insert(process.pid.as_raw_nonzero().get());
-            visit(&Descendant::Child(&process));
+            if visit(&process, &mut family).is_break() {
+                return;
+            }
         }
     }
     // Parents come before their children, but where pids have wrapped around: until nothing is added.
-    while let before = others.len()
-        && !ours.is_empty()
-    {
-        others.retain(|process| {
-            let is_ours = ours.contains(&process.parent);
-            if is_ours {
-                ours.insert(process.pid.as_raw_nonzero().get());
-                if let Some(pinned) = os::pin(process.pid)
-                    && descends_from(me, process.pid, &is_root)
-                {
-                    visit(&Descendant::Deeper(process, pinned));
-                }
-            }
-            !is_ours
-        });
-        if others.len() == before {
-            break;
+    while let Some(next) = others.iter().position(|process| is_ours(process, &ours)) {
+        let process = others.swap_remove(next);
+        ours.insert(process.pid.as_raw_nonzero().get());
+        if visit(&process, &mut family).is_break() {
+            return;
         }
     }
 }
 
-/// Whether the parents of `pid`, as they are now, lead to a root among our children.
-fn descends_from(me: Pid, pid: Pid, is_root: &impl Fn(Pid) -> bool) -> bool {
-    // A chain cannot be longer than there are pids; this only ends a walk through a table that changes.
-    const LONGEST: usize = 1 << 16;
-    let mut pid = pid;
-    for _ in 0..LONGEST {
-        let Some(parent) = os::process(pid).and_then(|process| Pid::from_raw(process.parent)) else {
-            return false;
-        };
-        if parent == me {
-            return is_root(pid);
+/// Ends descendants, also those that fork faster than they can be killed one by one.
+///
+/// They are stopped first, until a look finds nobody new, and killed then. A process with SIGSTOP pending forks
+/// no more: fork(2) is begun again when it goes on. Neither does one with SIGKILL, but one that is dead makes
+/// room for another where a limit has been reached, and those that still run compete with us for the processor;
+/// a stopped one does neither, so each look leaves fewer.
+#[derive(Debug, Default)]
+pub(crate) struct Hunt {
+    /// All have been stopped that the last look has found.
+    killing: bool,
+    /// Those of the last look.
+    known: BTreeSet<Identity>,
+}
+
+/// Those that are hunted may leave little of the processor to us. After so long a look ends, for there may be
+/// somebody to answer; the next one goes on with those that are new to it.
+const LONGEST_LOOK: Duration = Duration::from_millis(50);
+
+/// What a look has found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Found {
+    Nobody,
+    /// They are dying.
+    Dying,
+    /// The next look is due at once.
+    More,
+}
+
+impl Hunt {
+    pub(crate) fn look(&mut self, is_root: impl Fn(Pid) -> bool) -> Found {
+        let begin = Instant::now();
+        let mut found = BTreeSet::new();
+        let mut more = false;
+        let mut cut = false;
+        visit(is_root, |process, family| {
+            if !process.alive {
+                return ControlFlow::Continue(());
+            }
+            let one = process.identity();
+            let is_new = !self.known.contains(&one);
+            found.insert(one);
+            more |= is_new;
+            if self.killing {
+                family.signal(process, Signal::KILL);
+            } else if is_new {
+                family.signal(process, Signal::STOP);
+                cut = begin.elapsed() > LONGEST_LOOK;
+            }
+            if cut { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        });
+        if cut {
+            self.known.append(&mut found);
+        } else {
+            self.known = found;
         }
-        pid = parent;
+        if self.known.is_empty() {
+            self.killing = false;
+            return Found::Nobody;
+        }
+        let was_killing = self.killing;
+        self.killing = !more;
+        if was_killing && !more { Found::Dying } else { Found::More }
     }
-    false
 }

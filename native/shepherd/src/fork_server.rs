@@ -11,8 +11,8 @@ use rustix::io::Errno;
 use rustix::process::{Pid, WaitOptions};
 
 use crate::child::{Forked, fork};
-use crate::descendants;
-use crate::os::{self, Signal, Watched};
+use crate::descendants::{Found, Hunt};
+use crate::os::{self, Watched};
 use crate::supervise;
 
 /// How many shepherds wait for a command.
@@ -54,6 +54,7 @@ pub(crate) fn run() -> Result<(), Errno> {
         to_fork: IDLE_SHEPHERDS,
         refused: false,
         orphans: None,
+        hunt: Hunt::default(),
     }
     .serve()
 }
@@ -82,6 +83,7 @@ struct ForkServer {
     refused: bool,
     /// A shepherd has ended badly: there may be children that are not shepherds. The next pause.
     orphans: Option<Duration>,
+    hunt: Hunt,
 }
 
 impl ForkServer {
@@ -182,19 +184,17 @@ impl ForkServer {
         }
     }
 
-    /// SIGKILL to every child that is not a shepherd and to all below it, until there is none.
+    /// Ends every child that is not a shepherd and all below it, until there is none.
     fn kill_orphans(&mut self) {
         let Some(pause) = self.orphans.take() else {
             return;
         };
         let shepherds = &self.shepherds;
-        descendants::visit(
-            |pid| !shepherds.contains(&pid.as_raw_nonzero().get()),
-            |descendant| {
-                descendant.signal(Signal::KILL);
-                self.orphans = Some((pause * 2).min(LONGEST_PAUSE));
-            },
-        );
+        self.orphans = match self.hunt.look(|pid| !shepherds.contains(&pid.as_raw_nonzero().get())) {
+            Found::Nobody => None,
+            Found::Dying => Some((pause * 2).min(LONGEST_PAUSE)),
+            Found::More => Some(Duration::ZERO),
+        };
     }
 }
 

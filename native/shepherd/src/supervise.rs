@@ -1,7 +1,7 @@
 //! One shepherd: waits for its command, starts it, watches it and the VM, and leaves when nothing of the
 //! command is left.
 
-use std::collections::BTreeSet;
+use std::ops::ControlFlow;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,7 @@ use rustix::process::{Pid, WaitOptions};
 
 use crate::channel::{Channel, Incoming};
 use crate::child::Child;
-use crate::descendants;
+use crate::descendants::{self, Found, Hunt};
 use crate::escalation::{Escalation, Step};
 use crate::launch::{Failure, launch};
 use crate::os::{self, EndedChild, Signal, Watched, Woken};
@@ -61,8 +61,7 @@ struct Shepherd {
     escalation: Escalation,
     /// The command, until the VM has been told that it runs, and when that is due.
     unannounced: Option<(Child, Instant)>,
-    /// What the last SIGKILL was for.
-    killed: BTreeSet<i32>,
+    hunt: Hunt,
 }
 
 impl Shepherd {
@@ -85,7 +84,7 @@ impl Shepherd {
             leftovers,
             escalation: Escalation::new(kill_timeout),
             unannounced: Some((child, Instant::now() + SOON)),
-            killed: BTreeSet::new(),
+            hunt: Hunt::default(),
         };
         if start_awaited {
             shepherd.announce(channel);
@@ -234,13 +233,19 @@ impl Shepherd {
         }
     }
 
+    /// Not for longer than until SIGKILL is due: they may leave little of the processor to us.
     fn stop_others(&self) {
+        let kill_at = self.escalation.deadline();
         descendants::visit(
             |_| true,
-            |descendant| {
-                if descendant.process().group != self.command.as_raw_nonzero().get() {
-                    self.stop_signals().for_each(|signal| descendant.signal(signal));
+            |process, family| {
+                if process.group != self.command.as_raw_nonzero().get() {
+                    self.stop_signals().for_each(|signal| family.signal(process, signal));
                 }
+                if kill_at.is_some_and(|kill_at| kill_at <= Instant::now()) {
+                    return ControlFlow::Break(());
+                }
+                ControlFlow::Continue(())
             },
         );
     }
@@ -249,33 +254,22 @@ impl Shepherd {
         let _ = os::kill_group(self.command, Signal::KILL);
     }
 
-    /// Whoever is new since the last time may have forked meanwhile: then it is done once more at once.
     fn kill_all(&mut self) {
         self.kill_group();
-        let mut found = BTreeSet::new();
-        descendants::visit(
-            |_| true,
-            |descendant| {
-                descendant.signal(Signal::KILL);
-                if descendant.process().alive {
-                    found.insert(descendant.process().pid.as_raw_nonzero().get());
-                }
-            },
-        );
-        if !found.is_subset(&self.killed) {
+        if self.hunt.look(|_| true) == Found::More {
             self.escalation.look_again(Instant::now());
         }
-        self.killed = found;
     }
 
     fn living(&self) -> Vec<i32> {
         let mut living = Vec::new();
         descendants::visit(
             |_| true,
-            |descendant| {
-                if descendant.process().alive {
-                    living.push(descendant.process().pid.as_raw_nonzero().get());
+            |process, _family| {
+                if process.alive {
+                    living.push(process.pid.as_raw_nonzero().get());
                 }
+                ControlFlow::Continue(())
             },
         );
         living

@@ -21,8 +21,8 @@ mod system;
 pub(crate) use system::{children, process, processes};
 
 pub(crate) use system::{
-    HANG_UP, HIGHEST_SIGNAL, PinnedProcess, any_child_alive, become_subreaper, close_all_but,
-    die_with_parent, ended_child, error_pipe, pidfd, pin, reset_disposition, wait,
+    HANG_UP, HIGHEST_SIGNAL, any_child_alive, become_subreaper, close_all_but, die_with_parent, ended_child,
+    error_pipe, pidfd, pin, reset_disposition, wait,
 };
 
 use std::os::fd::BorrowedFd;
@@ -60,6 +60,17 @@ pub(crate) struct Process {
     /// 0 where there is none.
     pub(crate) parent: i32,
     pub(crate) group: i32,
+    /// Clock ticks since the system has started.
+    pub(crate) start: u64,
     /// Not a zombie, or one whose other threads run on.
     pub(crate) alive: bool,
+}
+
+/// Pid and start: a pid does not come round within a clock tick.
+pub(crate) type Identity = (i32, u64);
+
+impl Process {
+    pub(crate) fn identity(&self) -> Identity {
+        (self.pid.as_raw_nonzero().get(), self.start)
+    }
 }

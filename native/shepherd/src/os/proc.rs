@@ -59,8 +59,10 @@ fn parse_stat(pid: Pid, stat: &[u8]) -> Option<Process> {
     let group = fields.next()?.parse().ok()?;
     // Field 20; group was field 5.
     let threads: i32 = fields.nth(14)?.parse().ok()?;
+    // Field 22.
+    let start = fields.nth(1)?.parse().ok()?;
     // A thread group whose leader has ended while others run shows the leader's Z.
-    Some(Process { pid, parent, group, alive: !matches!(state, "Z" | "X") || threads > 1 })
+    Some(Process { pid, parent, group, start, alive: !matches!(state, "Z" | "X") || threads > 1 })
 }
 
 #[cfg(test)]
@@ -75,7 +77,7 @@ mod tests {
     fn a_program_name_may_hold_anything() {
         for name in ["sh", "a b", ") Z 1 1 (", ")", "((", "\n"] {
             let found = parse(&format!("7 ({name}) S 3 4 5 0 -1 0 0 0 0 0 0 0 0 0 20 0 1 0 9 0")).unwrap();
-            assert_eq!((found.parent, found.group, found.alive), (3, 4, true), "{name}");
+            assert_eq!((found.parent, found.group, found.start, found.alive), (3, 4, 9, true), "{name}");
         }
     }
 

@@ -14,6 +14,7 @@ pub(crate) struct Signal(pub(crate) i32);
 
 impl Signal {
     pub(crate) const KILL: Signal = Signal(libc::SIGKILL);
+    pub(crate) const STOP: Signal = Signal(libc::SIGSTOP);
     pub(crate) const CONT: Signal = Signal(libc::SIGCONT);
 }
 

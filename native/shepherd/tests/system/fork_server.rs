@@ -145,7 +145,7 @@ fn other_commands_do_not_suffer_from_it() {
 #[test]
 fn a_chain_of_forks_of_a_killed_shepherd_is_caught() {
     let fork_server = ForkServer::start();
-    let (command, mut stdout) = fixture_cmd(["fork-chain"]).keep().stdout();
+    let (command, mut stdout) = fixture_cmd(["fork-bomb", "chain", "30", "0", "hiding"]).keep().stdout();
     let mut session = fork_server.run(command);
     session.started();
     session.exited();

@@ -89,6 +89,24 @@ fn what_cannot_be_killed_is_reported_and_awaited() {
     session.done();
 }
 
+/// At its limit a death makes room for another process: one that is only killed is replaced as fast.
+#[test]
+fn those_that_fork_at_their_limit_are_caught() {
+    if !is_root() {
+        return;
+    }
+    let fork_server = ForkServer::start();
+    let (command, mut stdout) =
+        fixture_cmd(["fork-bomb", "tree", "30", "100", "hiding"]).kill_timeout(0).stdout();
+    let mut session = fork_server.run(command);
+    session.started();
+    assert_eq!(stdout.line(), "ready");
+    session.send(&Request::Stop);
+    session.exited();
+    session.done();
+    assert_eq!(stdout.text(), "", "each holds stdout");
+}
+
 /// Unlike with execvp(3), which cannot tell it from a program that must not be run.
 #[test]
 fn a_directory_of_path_that_must_not_be_searched_has_no_programs() {
