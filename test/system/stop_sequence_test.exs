@@ -3,6 +3,8 @@ defmodule NetRunner.System.StopSequenceTest do
   # Issue point 4: the stop signal, then SIGKILL, to everything, and not back before it is reaped.
   use NetRunner.Test.SystemCase, async: false
 
+  alias NetRunner.Test.Chaos.Marked
+
   @everything ["trap" | Tree.shapes()]
 
   test "a timeout: at timeout + kill_timeout all of a stubborn tree is dead and reaped" do
@@ -183,6 +185,46 @@ defmodule NetRunner.System.StopSequenceTest do
     end
 
     assert OS.present(Map.values(tree)) == []
+  end
+
+  # A program of another user, which holds stdout: the output has no end by itself.
+  @tag if File.stat!("/proc/self").uid == 0,
+         do: [],
+         else: [skip: "only root can start a VM of another user, and a program that is root again"]
+  test "what cannot be killed is the result five seconds after SIGKILL, and does not hang the caller" do
+    directory = tmp_dir()
+    fixture = Path.join(directory, "fixture")
+    File.cp!(Application.app_dir(:net_runner, "fixture"), fixture)
+    File.chmod!(fixture, 0o4755)
+
+    mark = "unkillable.#{System.pid()}"
+    # What the shepherd must not kill, this process may.
+    on_exit(fn -> Marked.clean_up(mark) end)
+
+    victim =
+      Victim.start(
+        """
+        for call <- [&NetRunner.run/2, &NetRunner.capture/2] do
+          spawn(fn -> say.(call.([#{inspect(fixture)}, "become-root"], timeout: 1_000, kill_timeout: 0)) end)
+        end
+        wait.()
+        """,
+        shell: ~S(exec setpriv --reuid=64322 --regid=64322 --clear-groups env HOME=/nonexistent "$0" "$@"),
+        env: Marked.environment(mark)
+      )
+
+    for _ <- 1..2 do
+      assert {:error, {:unkillable, [os_pid]}} = unkillable(victim)
+      OS.clean_up([OS.identity(os_pid)])
+    end
+  end
+
+  # Or what is logged about it.
+  defp unkillable(victim) do
+    case Victim.line(victim, 30_000) do
+      "{:error, " <> _ = line -> line |> Code.eval_string() |> elem(0)
+      _log -> unkillable(victim)
+    end
   end
 
   defp read_lines(p, count, text \\ "") do

@@ -173,7 +173,8 @@ defmodule NetRunner.Process.State do
 
   def event(%State{phase: phase, unkillable: nil} = state, {:unkillable, os_pids})
       when phase in [:running, :exited] do
-    effects = [{:disarm, :stop}, {:disarm, :probe}, {:log_unkillable, os_pids}]
+    # They may hold pipes, of which nobody would see the end.
+    effects = [{:disarm, :stop}, {:disarm, :probe}, {:log_unkillable, os_pids}, :finish_pipes]
     answer_done(%{state | unkillable: os_pids}, effects)
   end
 

@@ -351,6 +351,7 @@ defmodule NetRunner.Process.StateTest do
 
       assert {:log_unkillable, [7, 8]} in effects
       assert {:disarm, :stop} in effects
+      assert :finish_pipes in effects
       assert replies(effects) == [{"b", {:error, {:unkillable, [7, 8]}}}]
 
       assert {[{:reply, "c", {:error, {:unkillable, [7, 8]}}}], state} =
