@@ -5,7 +5,8 @@ defmodule NetRunner.Test.Tree do
   alias NetRunner.Process, as: Proc
   alias NetRunner.Test.{OS, Victim}
 
-  @script Path.expand("tree.pl", __DIR__)
+  # Not beside this file: what is compiled may be run from a copy, where that cannot be read.
+  defp script, do: Path.expand("test/support/tree.pl")
 
   @doc "Every shape that stays the same process."
   def shapes, do: ~w(child ignoring grandchild group session daemon silent_daemon stopped)
@@ -14,11 +15,11 @@ defmodule NetRunner.Test.Tree do
   def size, do: 11
 
   @doc "A command with these processes below it."
-  def command(shapes \\ ["trap" | shapes()]), do: ["perl", @script | shapes]
+  def command(shapes \\ ["trap" | shapes()]), do: ["perl", script() | shapes]
 
   @doc "The same as executable and arguments."
   def executable, do: "perl"
-  def arguments(shapes \\ ["trap" | shapes()]), do: [@script | shapes]
+  def arguments(shapes \\ ["trap" | shapes()]), do: [script() | shapes]
 
   @doc "The processes of the tree that a `NetRunner.Process` runs, by shape, when all are there."
   def read(server, text \\ "") do

@@ -14,7 +14,8 @@ defmodule NetRunner.Test.Victim do
   _ = &Proc.start/1
   say = fn term -> IO.puts(inspect(term, limit: :infinity, printable_limit: :infinity)) end
   wait = fn -> IO.gets("") end
-  _ = {say, wait}
+  # Protocols are loaded when they are called first, which takes a file descriptor.
+  _ = inspect({say, wait, [1.0, "", nil], %{}, self(), make_ref()})
   """
 
   @doc """

@@ -14,7 +14,7 @@ fn kill(pid: i32, signal: Signal) {
 #[test]
 fn it_is_no_program_for_users() {
     for arguments in [&[][..], &["fork-server"], &["fork-server", "x"], &["--help"]] {
-        let output = Command::new(SHEPHERD).args(arguments).stdin(Stdio::null()).output().unwrap();
+        let output = Command::new(shepherd()).args(arguments).stdin(Stdio::null()).output().unwrap();
         assert_eq!(output.status.code(), Some(64), "{arguments:?}");
         let said = String::from_utf8(output.stderr).unwrap();
         assert_eq!(said.lines().count(), 1);

@@ -79,7 +79,7 @@ fn the_pidfds_are_those_of_the_command_and_the_shepherd() {
 #[test]
 fn the_command_has_fds_0_1_2_and_clean_signals() {
     let mut messy = std::process::Command::new("env");
-    messy.args(["--ignore-signal=USR1,CHLD,HUP", "--block-signal=USR2,TERM", SHEPHERD]);
+    messy.args(["--ignore-signal=USR1,CHLD,HUP", "--block-signal=USR2,TERM", &shepherd()]);
     for fork_server in [ForkServer::start(), ForkServer::start_with(&mut messy)] {
         let (command, mut stdout) = fixture_cmd(["echo-fds"]).stdout();
         assert_eq!(fork_server.run(command).finish(), Exit::Status(0));

@@ -9,15 +9,17 @@ use rustix::fs::{Mode, OFlags};
 use super::*;
 
 /// The fixture beside the shepherd. Cargo gives no path to another package's binary, and builds it only when
-/// that package is tested too: here it is built when it is missing or older than its sources.
+/// that package is tested too: here it is built when it is missing or older than its sources (a copy, for
+/// another user, may be out of sight of them).
 pub(crate) fn fixture() -> &'static str {
     static FIXTURE: OnceLock<String> = OnceLock::new();
     FIXTURE.get_or_init(|| {
-        let profile_directory = PathBuf::from(SHEPHERD).parent().unwrap().to_path_buf();
+        let profile_directory = PathBuf::from(shepherd()).parent().unwrap().to_path_buf();
         let binary = profile_directory.join("fixture");
         let sources = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../fixture/src");
         let modified = |path: PathBuf| path.metadata().and_then(|metadata| metadata.modified());
-        let newest = sources.read_dir().unwrap().map(|entry| modified(entry.unwrap().path()).unwrap()).max();
+        let files = sources.read_dir().into_iter().flatten();
+        let newest = files.map(|entry| modified(entry.unwrap().path()).unwrap()).max();
         if modified(binary.clone()).ok() < newest {
             let mut cargo = Command::new(env!("CARGO"));
             cargo.args(["build", "--quiet", "--package", "fixture", "--target-dir"]);

@@ -7,7 +7,11 @@ use protocol::{ADOPT, FORK_AHEAD, IDLE, READY};
 
 use super::*;
 
-pub(crate) const SHEPHERD: &str = env!("CARGO_BIN_EXE_shepherd");
+/// The binary under test. The variable of the same name, at run time, says where it is when the tests run from
+/// a copy.
+pub(crate) fn shepherd() -> String {
+    std::env::var("CARGO_BIN_EXE_shepherd").unwrap_or_else(|_| env!("CARGO_BIN_EXE_shepherd").to_owned())
+}
 
 pub(crate) struct ForkServer {
     process: std::process::Child,
@@ -18,7 +22,7 @@ pub(crate) struct ForkServer {
 
 impl ForkServer {
     pub(crate) fn start() -> ForkServer {
-        ForkServer::start_with(&mut Command::new(SHEPHERD))
+        ForkServer::start_with(&mut Command::new(shepherd()))
     }
 
     pub(crate) fn start_with(command: &mut Command) -> ForkServer {

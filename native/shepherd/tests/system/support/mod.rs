@@ -8,7 +8,7 @@ mod scratch;
 mod session;
 
 pub(crate) use command::{Cmd, Pipe, cmd, fixture, fixture_cmd, pipe, sh};
-pub(crate) use fork_server::{ForkServer, SHEPHERD};
+pub(crate) use fork_server::{ForkServer, shepherd};
 pub(crate) use processes::*;
 pub(crate) use scratch::Scratch;
 pub(crate) use session::Session;
