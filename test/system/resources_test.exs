@@ -224,6 +224,29 @@ defmodule NetRunner.System.ResourcesTest do
     end)
   end
 
+  test "a fork server that is behind is waited for: 400 commands while it stands still" do
+    victim =
+      Victim.start("""
+      say.(NetRunner.run(["true"]))
+      wait.()
+      runs = for n <- 1..400, do: Task.async(fn -> NetRunner.run(["echo", to_string(n)]) end)
+      # Each has asked, and waits for the answer or to ask again.
+      asked = fn asked, task -> if(match?({:status, s} when s in [:runnable, :running], Process.info(task.pid, :status)), do: asked.(asked, task), else: :ok) end
+      for task <- runs, do: asked.(asked, task)
+      say.(:ok)
+      results = Enum.zip(1..400, Task.await_many(runs, 60_000))
+      say.(Enum.uniq(for {n, result} <- results, result != {"\#{n}\n", 0}, do: result))
+      """)
+
+    assert {"", 0} = Victim.term(victim)
+    fork_server = OS.fork_server(victim.os_pid)
+    OS.kill(fork_server, "STOP")
+    Victim.tell(victim, "now")
+    assert :ok = Victim.term(victim)
+    OS.kill(fork_server, "CONT")
+    assert [] = Victim.term(victim)
+  end
+
   describe "ulimit -n 64" do
     test "40 commands at once: some run, the others are {:error, {_, :emfile}}, and afterwards all is well" do
       victim =
