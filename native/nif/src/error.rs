@@ -38,6 +38,9 @@ impl Place {
                 Stage::Setup => "setup",
                 Stage::Cd => "cd",
                 Stage::Exec => "exec",
+                Stage::Nice => "nice",
+                Stage::Credentials => "credentials",
+                Stage::Rlimit(_) => "rlimits",
             },
         }
     }
@@ -53,12 +56,17 @@ impl Encoder for Failure {
     }
 }
 
-/// A stage and an errno from a shepherd, as `{stage, posix}`.
+/// A stage and an errno from a shepherd, as `{stage, posix}`; of a limit, `{stage, {limit, posix}}`.
 pub(crate) fn staged<'a>(env: Env<'a>, stage: Stage, errno: i32) -> Term<'a> {
-    (atom(env, Place::Shepherd(stage).name()), posix(env, Errno::from_raw_os_error(errno))).encode(env)
+    let name = atom(env, Place::Shepherd(stage).name());
+    let posix = posix(env, Errno::from_raw_os_error(errno));
+    match stage {
+        Stage::Rlimit(resource) => (name, (atom(env, resource.name()), posix)).encode(env),
+        _ => (name, posix).encode(env),
+    }
 }
 
-/// The names are a closed set of literals of this file, so no atom is made from outside data.
+/// The names are a closed set of literals of this file and of protocol, so no atom is made from outside data.
 fn atom(env: Env<'_>, name: &'static str) -> Atom {
     Atom::from_str(env, name).expect("a literal name is a legal atom")
 }

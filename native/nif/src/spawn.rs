@@ -101,6 +101,9 @@ fn request(command: &Command<'_>, umask: u32) -> Spawn {
         stop_signals: command.stop_signals.clone(),
         leftovers: if command.leftovers == atoms::keep() { Leftovers::Keep } else { Leftovers::Kill },
         start_awaited: command.start_awaited,
+        nice: None,
+        rlimits: Vec::new(),
+        credentials: None,
     }
 }
 

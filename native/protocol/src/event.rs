@@ -1,6 +1,7 @@
 //! Shepherd → VM.
 
 use crate::codec::{Message, Reader, Writer};
+use crate::limit::Resource;
 
 /// What a shepherd tells the VM: `Started` or `Failed` first; after `Started` any number of `Signalled`,
 /// one `Exited`, perhaps `Unkillable`, and `Done` last. `Failed` is the last frame where it comes. `Forked`
@@ -36,6 +37,10 @@ pub enum Stage {
     Setup,
     Cd,
     Exec,
+    Nice,
+    /// Supplementary groups, group and user: setting them, and making sure.
+    Credentials,
+    Rlimit(Resource),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,17 +87,43 @@ impl Event {
 }
 
 impl Stage {
-    const ALL: [Stage; 6] = [Stage::Fds, Stage::Pipe, Stage::Fork, Stage::Setup, Stage::Cd, Stage::Exec];
+    /// Those without a resource, at the place of their number.
+    const PLAIN: [Stage; 8] = [
+        Stage::Fds,
+        Stage::Pipe,
+        Stage::Fork,
+        Stage::Setup,
+        Stage::Cd,
+        Stage::Exec,
+        Stage::Nice,
+        Stage::Credentials,
+    ];
+
+    /// Of the first resource; the others follow.
+    const FIRST_RLIMIT: u8 = 32;
 
     /// The number of the stage in a frame and in exec's error pipe.
     #[must_use]
     pub fn number(self) -> u8 {
-        self as u8
+        match self {
+            Stage::Fds => 0,
+            Stage::Pipe => 1,
+            Stage::Fork => 2,
+            Stage::Setup => 3,
+            Stage::Cd => 4,
+            Stage::Exec => 5,
+            Stage::Nice => 6,
+            Stage::Credentials => 7,
+            Stage::Rlimit(resource) => Stage::FIRST_RLIMIT + resource.number(),
+        }
     }
 
     #[must_use]
     pub fn from_number(number: u8) -> Option<Stage> {
-        Stage::ALL.get(usize::from(number)).copied()
+        match number.checked_sub(Stage::FIRST_RLIMIT) {
+            Some(resource) => Resource::from_number(resource).map(Stage::Rlimit),
+            None => Stage::PLAIN.get(usize::from(number)).copied(),
+        }
     }
 }
 

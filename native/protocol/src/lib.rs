@@ -11,10 +11,12 @@
 mod codec;
 mod event;
 mod fork_server;
+mod limit;
 mod request;
 pub mod socket;
 
 pub use codec::{Decoder, Error, MAX_FRAME, Message};
 pub use event::{Event, Exit, Rusage, SignalResult, Stage};
 pub use fork_server::{ADOPT, FORK_AHEAD, IDLE, READY};
-pub use request::{Directory, Leftovers, Request, Spawn, Stdio};
+pub use limit::{Resource, Rlimit};
+pub use request::{Credentials, Directory, Leftovers, Request, Spawn, Stdio};

@@ -1,6 +1,7 @@
 //! VM → shepherd.
 
 use crate::codec::{Message, Reader, Writer};
+use crate::limit::Rlimit;
 
 /// What the VM asks of a shepherd. `Spawn` comes first and once.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,6 +40,16 @@ pub struct Directory {
     pub path: Option<Vec<u8>>,
 }
 
+/// As whom the command runs; `None` is left as it is. An id is never `u32::MAX`, which means "unchanged" to
+/// setresuid(2).
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Credentials {
+    pub uid: Option<u32>,
+    pub gid: Option<u32>,
+    /// The supplementary groups.
+    pub groups: Option<Vec<u32>>,
+}
+
 /// A command to run. No field holds a NUL where it becomes a C string.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Spawn {
@@ -61,6 +72,10 @@ pub struct Spawn {
     /// Whether somebody waits for `Started`. If not, it may come with `Exited`, for a command that is over
     /// soon, which saves both sides a wake-up.
     pub start_awaited: bool,
+    /// The nice value itself, not what is added to it.
+    pub nice: Option<i32>,
+    pub rlimits: Vec<Rlimit>,
+    pub credentials: Option<Credentials>,
 }
 
 impl Spawn {
@@ -96,6 +111,9 @@ impl Spawn {
             Leftovers::Keep => 1,
         });
         out.u8(u8::from(self.start_awaited));
+        out.option(self.nice.as_ref(), |out, nice| out.i32(*nice));
+        out.list(&self.rlimits, |out, rlimit| rlimit.write(out));
+        out.option(self.credentials.as_ref(), |out, credentials| credentials.write(out));
     }
 
     fn read(payload: &mut Reader<'_>) -> Option<Spawn> {
@@ -133,6 +151,26 @@ impl Spawn {
                 1 => true,
                 _ => return None,
             },
+            nice: payload.option(|payload| payload.i32().filter(|nice| (-20..=19).contains(nice)))?,
+            rlimits: payload.list(Rlimit::read)?,
+            credentials: payload.option(Credentials::read)?,
+        })
+    }
+}
+
+impl Credentials {
+    fn write(&self, out: &mut Writer) {
+        out.option(self.uid.as_ref(), |out, uid| out.u32(*uid));
+        out.option(self.gid.as_ref(), |out, gid| out.u32(*gid));
+        out.option(self.groups.as_ref(), |out, groups| out.list(groups, |out, gid| out.u32(*gid)));
+    }
+
+    fn read(payload: &mut Reader<'_>) -> Option<Credentials> {
+        let id = |payload: &mut Reader<'_>| payload.u32().filter(|id| *id != u32::MAX);
+        Some(Credentials {
+            uid: payload.option(id)?,
+            gid: payload.option(id)?,
+            groups: payload.option(|payload| payload.list(id))?,
         })
     }
 }

@@ -157,4 +157,17 @@ fn a_nul_inside_a_c_string_is_malformed() {
     assert_eq!(error(&|spawn| spawn.stop_signals.clear()), malformed);
     assert_eq!(error(&|spawn| spawn.umask = 0o1000), malformed);
     assert_eq!(error(&|spawn| spawn.stdio[1] = protocol::Stdio::Stdout), malformed);
+    assert_eq!(error(&|spawn| spawn.nice = Some(20)), malformed);
+    assert_eq!(error(&|spawn| spawn.nice = Some(-21)), malformed);
+    // setresuid(2) takes it for "unchanged".
+    let nobody = Some(u32::MAX);
+    let credentials = protocol::Credentials::default;
+    let set = |spawn: &mut protocol::Spawn, change| spawn.credentials = Some(change);
+    assert_eq!(error(&|spawn| set(spawn, protocol::Credentials { uid: nobody, ..credentials() })), malformed);
+    assert_eq!(error(&|spawn| set(spawn, protocol::Credentials { gid: nobody, ..credentials() })), malformed);
+    let groups = || Some(vec![0, u32::MAX]);
+    assert_eq!(
+        error(&|spawn| set(spawn, protocol::Credentials { groups: groups(), ..credentials() })),
+        malformed
+    );
 }

@@ -2,10 +2,12 @@
 
 mod channel;
 mod child;
+mod credentials;
 mod descendants;
 mod escalation;
 mod fork_server;
 mod launch;
+mod limits;
 mod os;
 mod plan;
 mod stdio;

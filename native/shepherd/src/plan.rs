@@ -8,6 +8,8 @@ use protocol::Spawn;
 use rustix::fs::{Mode, RawMode};
 use rustix::process::{Pid, getpid};
 
+use crate::credentials::Credentials;
+use crate::limits::Limits;
 use crate::stdio::StdioFds;
 
 pub(crate) struct Plan {
@@ -17,11 +19,13 @@ pub(crate) struct Plan {
     pub(crate) searched: bool,
     pub(crate) argv: CStrings,
     pub(crate) env: CStrings,
-    /// Where the command starts, before `path`.
+    /// Where the command starts, and where `path` starts unless it is absolute.
     pub(crate) directory: OwnedFd,
     pub(crate) path: Option<CString>,
     pub(crate) umask: Mode,
     pub(crate) stdio: StdioFds,
+    pub(crate) limits: Limits,
+    pub(crate) credentials: Option<Credentials>,
     pub(crate) shepherd: Pid,
 }
 
@@ -38,6 +42,8 @@ impl Plan {
             path: spawn.directory.path.as_deref().map(c_string),
             umask: Mode::from_raw_mode((spawn.umask & 0o777) as RawMode),
             stdio: StdioFds::take(spawn.stdio, fds)?,
+            limits: Limits::new(spawn.nice, spawn.rlimits),
+            credentials: spawn.credentials.map(Credentials::from),
             shepherd: getpid(),
         })
     }

@@ -2,7 +2,10 @@
 
 use proptest::collection::vec;
 use proptest::prelude::*;
-use protocol::{Directory, Event, Exit, Leftovers, Request, Rusage, SignalResult, Spawn, Stage, Stdio};
+use protocol::{
+    Credentials, Directory, Event, Exit, Leftovers, Request, Resource, Rlimit, Rusage, SignalResult, Spawn,
+    Stage, Stdio,
+};
 
 fn c_bytes() -> impl Strategy<Value = Vec<u8>> {
     vec(1..=u8::MAX, 0..40)
@@ -17,16 +20,34 @@ fn stdio() -> impl Strategy<Value = [Stdio; 3]> {
     (input(), input(), prop_oneof![input(), Just(Stdio::Stdout)]).prop_map(<[Stdio; 3]>::from)
 }
 
+fn rlimit() -> impl Strategy<Value = Rlimit> {
+    let resource =
+        (0..16_u8).prop_map(|number| Resource::from_number(number).expect("there are sixteen resources"));
+    (resource, any::<Option<u64>>(), any::<Option<u64>>()).prop_map(|(resource, soft, hard)| Rlimit {
+        resource,
+        soft,
+        hard,
+    })
+}
+
+fn credentials() -> impl Strategy<Value = Credentials> {
+    let id = || 0..u32::MAX;
+    (prop::option::of(id()), prop::option::of(id()), prop::option::of(vec(id(), 0..5)))
+        .prop_map(|(uid, gid, groups)| Credentials { uid, gid, groups })
+}
+
 fn spawn() -> impl Strategy<Value = Spawn> {
     let names =
         (vec(1..=u8::MAX, 1..40), vec(c_bytes(), 1..5), vec(c_bytes(), 0..5), prop::option::of(c_bytes()));
     let ending = (any::<u32>(), vec(1..=64_u8, 1..4), leftovers(), any::<bool>());
-    (names, 0..=0o777_u32, stdio(), ending).prop_map(
+    let rights = (prop::option::of(-20..=19_i32), vec(rlimit(), 0..4), prop::option::of(credentials()));
+    (names, 0..=0o777_u32, stdio(), ending, rights).prop_map(
         |(
             (executable, argv, env, path),
             umask,
             stdio,
             (kill_timeout_ms, stop_signals, leftovers, start_awaited),
+            (nice, rlimits, credentials),
         )| Spawn {
             executable,
             argv,
@@ -38,6 +59,9 @@ fn spawn() -> impl Strategy<Value = Spawn> {
             stop_signals,
             leftovers,
             start_awaited,
+            nice,
+            rlimits,
+            credentials,
         },
     )
 }
@@ -54,6 +78,9 @@ pub(crate) fn smallest_spawn() -> Spawn {
         stop_signals: vec![15],
         leftovers: Leftovers::Kill,
         start_awaited: false,
+        nice: None,
+        rlimits: Vec::new(),
+        credentials: None,
     }
 }
 
@@ -66,7 +93,8 @@ pub(crate) fn request() -> impl Strategy<Value = Request> {
 }
 
 fn stage() -> impl Strategy<Value = Stage> {
-    (0..6_u8).prop_map(|number| Stage::from_number(number).expect("there are six stages"))
+    let numbers = prop_oneof![0..8_u8, 32..48_u8];
+    numbers.prop_map(|number| Stage::from_number(number).expect("there are eight stages and sixteen limits"))
 }
 
 fn rusage() -> impl Strategy<Value = Rusage> {

@@ -1,7 +1,7 @@
 //! macOS, by its manual pages (it is checked by the compiler only): no subreaper, no pidfds, no parent-death
 //! signal, no /proc. Only the process group is reachable.
 
-use std::ffi::c_int;
+use std::ffi::{CStr, c_int};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
@@ -12,7 +12,7 @@ use nix::sys::time::TimeSpec;
 use protocol::Rusage;
 use rustix::event::PollFlags;
 use rustix::io::{Errno, FdFlags};
-use rustix::process::Pid;
+use rustix::process::{Gid, Pid, Resource, Uid};
 
 use super::unix::{exit, from_nix, last_errno};
 use super::{EndedChild, Process, Signal, Watched, Woken};
@@ -101,6 +101,71 @@ pub(crate) fn ended_child() -> Result<Option<EndedChild>, Errno> {
 /// Whether anything in the group lives: kill(2) finds no zombies.
 pub(crate) fn any_child_alive(group: Pid) -> bool {
     rustix::process::test_kill_process_group(group).is_ok()
+}
+
+pub(crate) fn set_groups(groups: &[Gid]) -> Result<(), Errno> {
+    let count = c_int::try_from(groups.len()).map_err(|_| Errno::INVAL)?;
+    // SAFETY: `Gid` is transparent to gid_t, and `count` of them are there.
+    done(unsafe { libc::setgroups(count, groups.as_ptr().cast()) })
+}
+
+/// With root's rights it sets all three: real, effective and saved (setgid(2)).
+pub(crate) fn set_gid(gid: Gid) -> Result<(), Errno> {
+    // SAFETY: setgid(2) takes a number.
+    done(unsafe { libc::setgid(gid.as_raw()) })?;
+    let is_set = rustix::process::getgid() == gid && rustix::process::getegid() == gid;
+    if is_set { Ok(()) } else { Err(Errno::PERM) }
+}
+
+/// With root's rights it sets all three: real, effective and saved (setuid(2)).
+pub(crate) fn set_uid(uid: Uid) -> Result<(), Errno> {
+    // SAFETY: setuid(2) takes a number.
+    done(unsafe { libc::setuid(uid.as_raw()) })?;
+    let is_set = rustix::process::getuid() == uid && rustix::process::geteuid() == uid;
+    if is_set { Ok(()) } else { Err(Errno::PERM) }
+}
+
+pub(crate) fn drop_capabilities() -> Result<(), Errno> {
+    Ok(())
+}
+
+/// To see that it fails.
+pub(crate) fn regain_root_user() -> Result<(), Errno> {
+    // SAFETY: seteuid(2) takes a number.
+    done(unsafe { libc::seteuid(0) })
+}
+
+/// To see that it fails.
+pub(crate) fn regain_root_group() -> Result<(), Errno> {
+    // SAFETY: setegid(2) takes a number.
+    done(unsafe { libc::setegid(0) })
+}
+
+fn done(result: c_int) -> Result<(), Errno> {
+    if result == 0 { Ok(()) } else { Err(last_errno()) }
+}
+
+pub(crate) fn nice_session(_text: &CStr) {}
+
+pub(crate) fn resource(resource: protocol::Resource) -> Option<Resource> {
+    Some(match resource {
+        protocol::Resource::As => Resource::As,
+        protocol::Resource::Core => Resource::Core,
+        protocol::Resource::Cpu => Resource::Cpu,
+        protocol::Resource::Data => Resource::Data,
+        protocol::Resource::Fsize => Resource::Fsize,
+        protocol::Resource::Memlock => Resource::Memlock,
+        protocol::Resource::Nofile => Resource::Nofile,
+        protocol::Resource::Nproc => Resource::Nproc,
+        protocol::Resource::Rss => Resource::Rss,
+        protocol::Resource::Stack => Resource::Stack,
+        protocol::Resource::Locks
+        | protocol::Resource::Msgqueue
+        | protocol::Resource::Nice
+        | protocol::Resource::Rtprio
+        | protocol::Resource::Rttime
+        | protocol::Resource::Sigpending => return None,
+    })
 }
 
 pub(crate) fn processes() -> Option<std::iter::Empty<Process>> {

@@ -9,6 +9,13 @@ pub(crate) use unix::{
 #[cfg(target_os = "linux")]
 mod proc;
 #[cfg(target_os = "linux")]
+mod rights;
+#[cfg(target_os = "linux")]
+pub(crate) use rights::{
+    drop_capabilities, nice_session, regain_root_group, regain_root_user, resource, set_gid, set_groups,
+    set_uid,
+};
+#[cfg(target_os = "linux")]
 #[path = "linux.rs"]
 mod system;
 #[cfg(target_os = "linux")]
@@ -18,7 +25,10 @@ pub(crate) use proc::{children, process, processes};
 #[path = "macos.rs"]
 mod system;
 #[cfg(target_vendor = "apple")]
-pub(crate) use system::{children, process, processes};
+pub(crate) use system::{
+    children, drop_capabilities, nice_session, process, processes, regain_root_group, regain_root_user,
+    resource, set_gid, set_groups, set_uid,
+};
 
 pub(crate) use system::{
     HANG_UP, HIGHEST_SIGNAL, any_child_alive, become_subreaper, close_all_but, die_with_parent, ended_child,

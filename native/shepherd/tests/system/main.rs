@@ -4,6 +4,7 @@
 
 mod cannot_start;
 mod fork_server;
+mod rights;
 mod robustness;
 mod signals;
 mod start;

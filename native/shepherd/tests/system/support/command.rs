@@ -54,6 +54,9 @@ pub(crate) fn cmd<const N: usize>(argv: [&str; N]) -> Cmd {
             stop_signals: vec![15],
             leftovers: Leftovers::Kill,
             start_awaited: true,
+            nice: None,
+            rlimits: Vec::new(),
+            credentials: None,
         },
         fds: vec![open_directory(".")],
     }
