@@ -43,6 +43,42 @@ defmodule NetRunner do
   A command ends by the *stop sequence*: `:stop_signal` to all its processes, and, to those that are still there
   after `:kill_timeout`, SIGKILL.
 
+  ## Files
+
+  With `stdout: {:file, path}` the command writes into the file by itself: no byte passes the VM. The same goes for
+  `{:append, path}` and `:inherit`, and for `:stderr`.
+
+      iex> path = Path.join(System.tmp_dir!(), "net_runner-" <> System.pid())
+      iex> NetRunner.run(["sh", "-c", "echo out; echo err >&2"], stdout: {:file, path}, stderr: :redirect)
+      {"", 0}
+      iex> File.read!(path)
+      "out\\nerr\\n"
+      iex> File.rm!(path)
+
+  * The VM opens the file, with its own rights and its own umask (not the `:user` and the `:umask` of the command),
+    before the command starts; a relative path starts at the VM's directory, not at `:cd`. What cannot be opened is
+    `{:error, {:stdout, posix}}`. As in a shell, the file is emptied or made also when the command cannot start then.
+  * A FIFO must have its reader already, else it is `{:error, {:stdout, :enxio}}`: nothing waits for one.
+  * The same path for stdout and stderr is opened twice, and the two overwrite each other, as with `>f 2>f` in a
+    shell; use `stderr: :redirect`, or `:append` for both.
+  * A full disk is what the command's own writes meet: its status tells.
+  * `:inherit` passes the VM's own fd 1 or 2 as it is. The VM's own output, `IO.puts/1`, may come earlier or later.
+
+  ## Users
+
+  With `:user`, which takes root's rights (CAP_SETUID and CAP_SETGID), the command has that user as its real,
+  effective and saved one, the group and the supplementary groups of a login of that user (unless `:group` and
+  `:groups` say otherwise), no capabilities, and no way back; that is checked, and what cannot be had is
+  `{:error, {:credentials, posix}}`. A number without a passwd entry needs a `:group`, and has no other groups.
+  With `:group` or `:groups` alone only these change.
+
+  * Names are looked up in the VM, where the VM looks them up (NSS). An unknown one is `{:error, {:user, :enoent}}`.
+  * Directory and executable are found with the rights of the command: `:user` and the VM's own directory do not go
+    together when it may not be entered (`{:error, {:cd, :eacces}}`); give `:cd`.
+  * `:nice` and `:rlimits` are set before, with the rights of the VM. `rlimits: [nproc: n]` counts all processes of the
+    user; when there are more already, the command is `{:error, {:exec, :eagain}}`.
+  * Nothing else changes: `HOME`, `USER` and the rest of the environment are the VM's, unless `:env` says otherwise.
+
   ## Errors
 
   What goes wrong at run time is `{:error, reason}`, see `t:NetRunner.Error.reason/0`; the functions with a `!`

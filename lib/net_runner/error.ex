@@ -30,6 +30,11 @@ defmodule NetRunner.Error do
   | `{:invalid_cmd, why}`, `{:invalid_args, why}` | see `NetRunner.Command` |
   | `{:exec, posix}` | the executable could not be executed, such as `:enoent`, `:eacces`, `:enoexec`, `:e2big` |
   | `{:cd, posix}` | the directory could not be entered |
+  | `{:stdout, posix}`, `{:stderr, posix}` | the file for the output could not be opened |
+  | `{:user, posix}`, `{:group, posix}`, `{:groups, posix}` | the name could not be found, such as `:enoent` |
+  | `{:credentials, posix}` | user and groups could not be set, such as `:eperm` |
+  | `{:nice, posix}` | the niceness could not be set, such as `:eacces` |
+  | `{:rlimits, {limit, posix}}` | this limit could not be set, such as `{:nofile, :eperm}` |
   | `{stage, posix}` | something else failed before the command ran: `:fork_server`, `:socket`, `:send`, `:select`, `:fds`, `:pipe`, `:fork`, `:setup` |
   | `{:kill, posix}` | the system refused a signal, such as `:eperm` |
   | `:shepherd_died` | the process that watches the command was killed; so was the command |
@@ -53,6 +58,7 @@ defmodule NetRunner.Error do
           | {:max_output_exceeded, partial :: Collectable.t() | Result.t()}
           | Command.invalid()
           | {stage :: atom(), posix()}
+          | {:rlimits, {limit :: atom(), posix()}}
           | :shepherd_died
           | :no_fork_server
           | :protocol
@@ -121,7 +127,38 @@ defmodule NetRunner.Error do
 
   defp text({:cd, posix}, error) do
     directory = if error.command, do: " " <> inspect(error.command.opts[:cd] || "."), else: ""
-    "cannot run in the directory#{directory}: #{posix_text(posix)}#{hint_text(posix)}"
+
+    "cannot run in the directory#{directory}#{user_text(posix, error)}: #{posix_text(posix)}#{hint_text(posix)}"
+  end
+
+  defp text({output, posix}, error) when output in [:stdout, :stderr] do
+    "cannot open #{output_text(output, option(error, output))}: #{posix_text(posix)}#{open_text(posix)}"
+  end
+
+  defp text({:user, posix}, error), do: name_text(:user, posix, error, "getent passwd")
+
+  # The user's own group, which nobody has named.
+  defp text({:group, :enoent}, error) do
+    case {option(error, :group), option(error, :user)} do
+      {nil, user} when user != nil ->
+        "the user #{inspect(user)} has no passwd entry, which would name its group: give :group, too"
+
+      _named_or_unknown ->
+        name_text(:group, :enoent, error, "getent group")
+    end
+  end
+
+  defp text({:group, posix}, error), do: name_text(:group, posix, error, "getent group")
+  defp text({:groups, posix}, error), do: name_text(:groups, posix, error, "getent group")
+
+  defp text({:rlimits, {limit, posix}}, error) do
+    wanted =
+      case option(error, :rlimits) do
+        nil -> ""
+        rlimits -> " to #{inspect(rlimits[limit])}"
+      end
+
+    "cannot set the limit #{inspect(limit)}#{wanted}: #{posix_text(posix)}#{limit_text(posix)}"
   end
 
   defp text({:kill, posix}, _error), do: "the system refused the signal: #{posix_text(posix)}"
@@ -130,7 +167,7 @@ defmodule NetRunner.Error do
     do: "cannot start the fork server, #{shepherd_path()}" <> fork_server_text(posix)
 
   defp text({stage, posix}, _error) when is_atom(stage) and is_atom(posix) do
-    "#{stage_text(stage)}: #{posix_text(posix)}#{hint_text(posix)}"
+    "#{stage_text(stage)}: #{posix_text(posix)}#{privilege_text(stage, posix)}#{hint_text(posix)}"
   end
 
   defp text(:shepherd_died, _error) do
@@ -290,7 +327,49 @@ defmodule NetRunner.Error do
   defp stage_text(:pipe), do: "cannot make a pipe"
   defp stage_text(:fork), do: "cannot make a process"
   defp stage_text(:setup), do: "cannot set the new process up"
+  defp stage_text(:credentials), do: "cannot run the command as this user, with these groups"
+  defp stage_text(:nice), do: "cannot set this niceness"
   defp stage_text(stage), do: "failed before the command ran (#{stage})"
+
+  defp privilege_text(:credentials, :eperm), do: " (only root may become another user)"
+  defp privilege_text(:nice, :eacces), do: " (only root may lower it)"
+  defp privilege_text(_stage, _posix), do: ""
+
+  # -- What the options have asked for, where they are known --------------------------------------------
+
+  defp option(%{command: %Command{opts: opts}}, name) when is_list(opts), do: opts[name]
+  defp option(_error, _name), do: nil
+
+  defp output_text(output, {_file_or_append, path}), do: "#{inspect(path)} for #{output}"
+  defp output_text(output, :inherit), do: "the VM's own #{output}"
+  defp output_text(output, _unknown), do: "the file for #{output}"
+
+  defp open_text(:enxio), do: " (a FIFO that nobody reads, or a socket)"
+  defp open_text(:ebadf), do: " (with :inherit: the VM has none)"
+  defp open_text(posix), do: hint_text(posix)
+
+  defp name_text(name, :enoent, error, where) do
+    "there is no such #{name}#{wanted_text(option(error, name))}: see `#{where}`"
+  end
+
+  defp name_text(name, posix, error, _where) do
+    "cannot look up #{name}#{wanted_text(option(error, name))}: #{posix_text(posix)}#{hint_text(posix)}"
+  end
+
+  defp wanted_text(nil), do: ""
+  defp wanted_text(wanted), do: " " <> inspect(wanted)
+
+  defp user_text(:eacces, error) do
+    case option(error, :user) do
+      nil -> ""
+      user -> " as the user #{inspect(user)}"
+    end
+  end
+
+  defp user_text(_posix, _error), do: ""
+
+  defp limit_text(:eperm), do: " (only root may raise a hard limit; no :nofile is above /proc/sys/fs/nr_open)"
+  defp limit_text(_posix), do: ""
 
   defp hint_text(:emfile), do: " (the limit of this VM, `ulimit -n`, is reached)"
 

@@ -34,7 +34,7 @@ defmodule NetRunner.Nif do
   @type event ::
           :forked
           | {:started, os_pid :: pos_integer()}
-          | {:failed, {stage(), posix()}}
+          | {:failed, {stage(), posix() | {limit :: atom(), posix()}}}
           | {:signalled, :ok | {:error, :not_running | posix()}}
           | {:exited, {:status, 0..255} | {:signal, 1..64, core_dumped :: boolean()}, rusage()}
           | {:unkillable, [os_pid :: pos_integer()]}
@@ -52,14 +52,21 @@ defmodule NetRunner.Nif do
           cd: binary() | nil,
           umask: 0..0o777 | nil,
           stdin: :null | :pipe,
-          stdout: :null | :pipe,
-          stderr: :null | :pipe | :stdout,
+          stdout: :null | :pipe | :inherit | {:file | :append, path :: binary()},
+          stderr: :null | :pipe | :inherit | {:file | :append, path :: binary()} | :stdout,
           kill_timeout: non_neg_integer(),
           stop_signals: [1..64, ...],
           leftovers: :kill | :keep,
           # False: {:started, _} may come together with {:exited, _, _}.
-          start_awaited: boolean()
+          start_awaited: boolean(),
+          nice: -20..19 | nil,
+          # In this order. nil is no limit.
+          rlimits: [{name :: atom(), soft :: non_neg_integer() | nil, hard :: non_neg_integer() | nil}],
+          # Names or numbers; nil is as in the VM.
+          credentials: %{user: principal() | nil, group: principal() | nil, groups: [principal()] | nil} | nil
         }
+
+  @type principal :: binary() | 0..0xFFFF_FFFE
 
   @on_load :load
 
@@ -101,6 +108,12 @@ defmodule NetRunner.Nif do
           {:ok, control(), stdin :: pipe() | nil, stdout :: pipe() | nil, stderr :: pipe() | nil}
           | {:error, :no_fork_server | {stage(), posix()}}
   def spawn(_fork_server, _request, _owner), do: nif()
+
+  # The same on a dirty scheduler: for requests with a {:file, _}, {:append, _} or credentials.
+  @spec spawn_dirty(fork_server(), request(), owner :: pid() | nil) ::
+          {:ok, control(), stdin :: pipe() | nil, stdout :: pipe() | nil, stderr :: pipe() | nil}
+          | {:error, :no_fork_server | {stage(), posix()}}
+  def spawn_dirty(_fork_server, _request, _owner), do: nif()
 
   # Everything that has arrived, in order; sends what is queued; arms again unless the list ends in :eof.
   @spec control_read(control(), reference()) :: [event()]

@@ -36,8 +36,8 @@ defmodule NetRunner.Options do
       types: Map.new([:run, :capture, :stream], &{&1, @ms_or_infinity}),
       default: :infinity,
       doc:
-        "milliseconds that the command may spend without any output; then it is stopped as with `:timeout`, and " <>
-          "the result is `{:error, :idle_timeout}`"
+        "milliseconds that the command may spend without any output that comes to us; then it is stopped as with " <>
+          "`:timeout`, and the result is `{:error, :idle_timeout}`"
     ],
     max_output_size: [
       types: Map.new([:run, :capture], &{&1, {:or, @bytes, :infinity}}),
@@ -59,23 +59,26 @@ defmodule NetRunner.Options do
           "at which a longer line is cut, as in `System.cmd/3`"
     ],
     stdout: [
-      types: Map.new(@everywhere, &{&1, {:one_of, [:pipe, :disabled]}}),
+      types: Map.new(@everywhere, &{&1, {:output, [:pipe, :disabled, :inherit]}}),
       default: :pipe,
-      doc: "where stdout goes: `:pipe`, to us, or `:disabled`, to /dev/null"
+      doc:
+        "where stdout goes: `:pipe`, to us; `:disabled`, to /dev/null; `:inherit`, to where the VM's own stdout " <>
+          "goes; `{:file, path}`, to this file, which is emptied or made; `{:append, path}`, to its end. See " <>
+          "\"Files\" in `NetRunner`"
     ],
     stderr: [
       types: %{
-        run: {:one_of, [:consume, :capture, :redirect, :disabled]},
-        capture: {:one_of, [:consume, :capture, :redirect, :disabled]},
-        stream: {:one_of, [:consume, :stream, :redirect, :disabled]},
-        process: {:one_of, [:consume, :pipe, :redirect, :disabled]}
+        run: {:output, [:consume, :capture, :redirect, :disabled, :inherit]},
+        capture: {:output, [:consume, :capture, :redirect, :disabled, :inherit]},
+        stream: {:output, [:consume, :stream, :redirect, :disabled, :inherit]},
+        process: {:output, [:consume, :pipe, :redirect, :disabled, :inherit]}
       },
       default: :consume,
       doc:
         "where stderr goes: `:consume`, read, and only the end of it kept; `:capture` (run), all of it " <>
           "returned; `:stream` (stream), the elements become `{:stdout, binary}`, `{:stderr, binary}` and at " <>
-          "last `{:exit, status}`; `:pipe` (Process), for you to read; `:redirect`, into stdout; `:disabled`, " <>
-          "to /dev/null"
+          "last `{:exit, status}`; `:pipe` (Process), for you to read; `:redirect`, to where stdout goes; " <>
+          "`:disabled`, `:inherit`, `{:file, path}` and `{:append, path}` as with `:stdout`"
     ],
     stderr_tail_bytes: [
       types: Map.new(@everywhere, &{&1, @bytes}),
@@ -92,7 +95,9 @@ defmodule NetRunner.Options do
     cd: [
       types: Map.new(@everywhere, &{&1, :path}),
       default: nil,
-      doc: "the directory to run in; by default the VM's at the moment of the call"
+      doc:
+        "the directory to run in; by default the VM's at the moment of the call, which is also where a relative one " <>
+          "starts. It is entered as the `:user` of the command"
     ],
     umask: [
       types: Map.new(@everywhere, &{&1, {:integer, 0..0o777, "a file mode creation mask"}}),
@@ -103,6 +108,40 @@ defmodule NetRunner.Options do
       types: Map.new(@everywhere, &{&1, :c_string}),
       default: nil,
       doc: "what the command sees as its own name, `argv[0]`; by default the executable as given"
+    ],
+    nice: [
+      types: Map.new(@everywhere, &{&1, {:integer, -20..19, "a niceness"}}),
+      default: nil,
+      doc:
+        "the niceness, from -20 (favoured) to 19: the value itself, not what is added to that of the VM. Less than " <>
+          "the VM's needs privileges"
+    ],
+    rlimits: [
+      types: Map.new(@everywhere, &{&1, :rlimits}),
+      default: [],
+      doc:
+        "resource limits by their names in getrlimit(2), such as `[nofile: 256, as: {soft, hard}, core: 0]`; one " <>
+          "value sets both, `:infinity` is no limit. What is not named is as in the VM. More than the hard limit " <>
+          "of the VM needs privileges"
+    ],
+    user: [
+      types: Map.new(@everywhere, &{&1, :principal}),
+      default: nil,
+      doc:
+        "the user to run as, a name or a number; needs privileges. Group and supplementary groups are those of a " <>
+          "login, unless said otherwise. See \"Users\" in `NetRunner`"
+    ],
+    group: [
+      types: Map.new(@everywhere, &{&1, :principal}),
+      default: nil,
+      doc: "the group to run as, a name or a number; by default that of the `:user`, or of the VM"
+    ],
+    groups: [
+      types: Map.new(@everywhere, &{&1, :principals}),
+      default: nil,
+      doc:
+        "the supplementary groups, a list of names and numbers, and no others; by default those of the `:user`, or of " <>
+          "the VM"
     ],
     kill_timeout: [
       types: Map.new(@everywhere, &{&1, @ms}),
@@ -171,13 +210,18 @@ defmodule NetRunner.Options do
           max_output_size: non_neg_integer() | :infinity,
           into: Collectable.t(),
           lines: nil | pos_integer(),
-          stdout: :pipe | :disabled,
-          stderr: :consume | :capture | :stream | :pipe | :redirect | :disabled,
+          stdout: :pipe | :disabled | elsewhere(),
+          stderr: :consume | :capture | :stream | :pipe | :redirect | :disabled | elsewhere(),
           stderr_tail_bytes: non_neg_integer(),
           env: env(),
           cd: nil | binary(),
           umask: nil | 0..0o777,
           arg0: nil | binary(),
+          nice: nil | -20..19,
+          rlimits: [{name :: atom(), soft :: limit(), hard :: limit()}],
+          user: nil | principal(),
+          group: nil | principal(),
+          groups: nil | [principal()],
           kill_timeout: non_neg_integer(),
           stop_signal: 1..31,
           leftovers: :kill | :keep,
@@ -187,6 +231,15 @@ defmodule NetRunner.Options do
         }
 
   @type env :: [{binary(), binary() | nil}] | {:replace, [{binary(), binary() | nil}]}
+
+  @typedoc "Output that does not come through the VM."
+  @type elsewhere :: :inherit | {:file, binary()} | {:append, binary()}
+
+  @typedoc "A resource limit; `nil` is none."
+  @type limit :: non_neg_integer() | nil
+
+  @typedoc "A user or a group, by its name or number."
+  @type principal :: binary() | non_neg_integer()
 
   @typedoc "The function that takes the options."
   @type function_name :: :run | :capture | :stream | :process
@@ -200,7 +253,7 @@ defmodule NetRunner.Options do
       {1_000, 2, 5_000}
       iex> NetRunner.Options.new(:run, stderr: :pipe)
       ** (ArgumentError) invalid value of the option :stderr of NetRunner.run/2.
-      Expected: one of :consume, :capture, :redirect, :disabled
+      Expected: one of :consume, :capture, :redirect, :disabled, :inherit, {:file, path}, {:append, path}
       Got: :pipe
   """
   @spec new(function_name(), keyword()) :: t()
@@ -292,21 +345,27 @@ defmodule NetRunner.Options do
 
   # {option, it was given in vain, why}
   defp contradictions(options) do
-    no_stdout = options.stdout == :disabled
+    no_stdout = options.stdout != :pipe
     no_output = no_stdout and options.stderr not in [:consume, :capture, :stream]
     nothing_returned = no_stdout and options.stderr != :capture
+    with_stdout = "with stdout: #{inspect(options.stdout)}"
 
     [
-      {:into, no_stdout, "with stdout: :disabled there is no output to collect"},
-      {:lines, no_stdout and options.stderr != :stream,
-       "with stdout: :disabled there are no lines to deliver"},
-      {:max_output_size, nothing_returned, "with stdout: :disabled there is no output to limit"},
+      {:into, no_stdout, "#{with_stdout} there is no output to collect"},
+      {:lines, no_stdout and options.stderr != :stream, "#{with_stdout} there are no lines to deliver"},
+      {:max_output_size, nothing_returned,
+       "#{with_stdout} there is no output to limit#{limit_of_files(options.stdout)}"},
       {:idle_timeout, no_output,
-       "with stdout: :disabled and stderr: #{inspect(options.stderr)} no output is ever seen"},
+       "#{with_stdout} and stderr: #{inspect(options.stderr)} no output is ever seen"},
       {:stderr_tail_bytes, options.stderr not in [:consume, :capture, :stream],
        "with stderr: #{inspect(options.stderr)} nothing of stderr is kept"}
     ]
   end
+
+  defp limit_of_files({_file_or_append, _path}),
+    do: " (the size of a file is limited by rlimits: [fsize: bytes])"
+
+  defp limit_of_files(_other), do: ""
 
   # -- Errors -----------------------------------------------------------------------------------------
 

@@ -96,6 +96,25 @@ defmodule NetRunner.ErrorTest do
     end
   end
 
+  test "what the options have asked for is named where it is known" do
+    with_options = fn opts -> [command: Command.new("a", [], opts)] end
+    text = message({:stderr, :eacces}, with_options.(stderr: {:append, "/x/y"}))
+    assert text =~ ~s(cannot open "/x/y" for stderr: permission denied \(eacces\))
+    assert message({:stdout, :ebadf}, with_options.(stdout: :inherit)) =~ "cannot open the VM's own stdout: "
+    assert message({:stdout, :enxio}, []) =~ "the file for stdout"
+    assert message({:user, :enoent}, with_options.(user: "bob")) =~ ~s(there is no such user "bob")
+    assert message({:group, :enoent}, with_options.(user: 7)) =~ "the user 7 has no passwd entry"
+    assert message({:group, :enoent}, with_options.(user: 7, group: "g")) =~ ~s(no such group "g")
+
+    assert message({:groups, :eio}, with_options.(groups: [1])) =~
+             "cannot look up groups [1]: I/O error (eio)"
+
+    text = message({:rlimits, {:nofile, :eperm}}, with_options.(rlimits: [nofile: {1, 2}]))
+    assert text =~ "cannot set the limit :nofile to {1, 2}: "
+    assert message({:cd, :eacces}, with_options.(user: "bob")) =~ ~s(the directory "." as the user "bob": )
+    refute message({:cd, :enoent}, with_options.(user: "bob")) =~ "as the user"
+  end
+
   test "the other reasons have texts" do
     assert message({:unkillable, [12, 34]}, []) =~ "12, 34 still alive five seconds after SIGKILL"
     assert message(:shepherd_died, []) =~ "the shepherd"

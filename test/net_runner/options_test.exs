@@ -22,6 +22,11 @@ defmodule NetRunner.OptionsTest do
              cd: nil,
              umask: nil,
              arg0: nil,
+             nice: nil,
+             rlimits: [],
+             user: nil,
+             group: nil,
+             groups: nil,
              kill_timeout: 5_000,
              stop_signal: 15,
              leftovers: :kill,
@@ -57,8 +62,8 @@ defmodule NetRunner.OptionsTest do
     test "for an unknown option names the known ones" do
       assert message(:process, kil_timeout: 1) == """
              :kil_timeout is not an option of NetRunner.Process.
-             Expected: one of :stdout, :stderr, :stderr_tail_bytes, :env, :cd, :umask, :arg0, :kill_timeout, \
-             :stop_signal, :leftovers, :success, :owner, :name
+             Expected: one of :stdout, :stderr, :stderr_tail_bytes, :env, :cd, :umask, :arg0, :nice, :rlimits, \
+             :user, :group, :groups, :kill_timeout, :stop_signal, :leftovers, :success, :owner, :name
              Got: :kil_timeout\
              """
     end
@@ -90,13 +95,13 @@ defmodule NetRunner.OptionsTest do
 
   describe "stderr" do
     test "has the modes of the function" do
-      modes = [:consume, :capture, :stream, :pipe, :redirect, :disabled]
+      modes = [:consume, :capture, :stream, :pipe, :redirect, :disabled, :inherit]
 
       allowed = %{
-        run: [:consume, :capture, :redirect, :disabled],
-        capture: [:consume, :capture, :redirect, :disabled],
-        stream: [:consume, :stream, :redirect, :disabled],
-        process: [:consume, :pipe, :redirect, :disabled]
+        run: [:consume, :capture, :redirect, :disabled, :inherit],
+        capture: [:consume, :capture, :redirect, :disabled, :inherit],
+        stream: [:consume, :stream, :redirect, :disabled, :inherit],
+        process: [:consume, :pipe, :redirect, :disabled, :inherit]
       }
 
       for function <- @functions, mode <- modes do
@@ -104,10 +109,33 @@ defmodule NetRunner.OptionsTest do
           assert Options.new(function, stderr: mode).stderr == mode
         else
           assert message(function, stderr: mode) =~
-                   "Expected: one of #{Enum.map_join(allowed[function], ", ", &inspect/1)}\nGot: #{inspect(mode)}"
+                   "Expected: one of #{Enum.map_join(allowed[function], ", ", &inspect/1)}, {:file, path}, {:append, path}\n" <>
+                     "Got: #{inspect(mode)}"
         end
       end
     end
+  end
+
+  describe "outputs" do
+    test "go to files in every function" do
+      for function <- @functions, output <- [:stdout, :stderr], how <- [:file, :append] do
+        options = Options.new(function, [{output, {how, "path"}}])
+        assert Map.fetch!(options, output) == {how, "path"}
+
+        for bad <- [{how, ""}, {how, "a\0b"}, {how, ~c"path"}, {how, :path}, {:write, "path"}, "path", nil] do
+          assert message(function, [{output, bad}]) =~ "{:file, path}, {:append, path}\nGot: #{inspect(bad)}"
+        end
+      end
+    end
+  end
+
+  test "limits have both their values, of which nil is none" do
+    rlimits = [nofile: 256, as: {1, :infinity}, core: 0, stack: :infinity, core: 1]
+
+    assert Options.new(:run, rlimits: rlimits).rlimits ==
+             [{:nofile, 256, 256}, {:as, 1, nil}, {:core, 0, 0}, {:stack, nil, nil}]
+
+    assert message(:run, rlimits: [files: 1]) =~ ":msgqueue, :nice, :nofile, :nproc"
   end
 
   describe "combinations that mean nothing" do
@@ -124,6 +152,24 @@ defmodule NetRunner.OptionsTest do
       for mode <- [:redirect, :disabled, :pipe] do
         assert message(:process, stderr: mode, stderr_tail_bytes: 1) =~ "nothing of stderr is kept"
       end
+    end
+
+    test "raise for output that goes to files, or where the VM's goes, as for none" do
+      for stdout <- [:inherit, {:file, "f"}, {:append, "f"}] do
+        assert message(:run, stdout: stdout, into: []) =~
+                 "with stdout: #{inspect(stdout)} there is no output to collect"
+
+        assert message(:stream, stdout: stdout, lines: 80) =~ "there are no lines"
+        assert message(:capture, stdout: stdout, max_output_size: 1) =~ "no output to limit"
+
+        assert message(:run, stdout: stdout, stderr: {:file, "f"}, idle_timeout: 1) =~
+                 "no output is ever seen"
+
+        assert message(:process, stderr: stdout, stderr_tail_bytes: 1) =~ "nothing of stderr is kept"
+        assert %Options{} = Options.new(:run, stdout: stdout, stderr: :capture, max_output_size: 1)
+      end
+
+      assert message(:run, stdout: {:file, "f"}, max_output_size: 1) =~ "rlimits: [fsize: bytes]"
     end
 
     test "do not raise where they mean something" do

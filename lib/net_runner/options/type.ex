@@ -10,6 +10,7 @@ defmodule NetRunner.Options.Type do
           {:integer, Range.t(), unit :: String.t()}
           | {:one_of, [atom()]}
           | {:or, t(), atom()}
+          | {:output, [atom()]}
           | :input
           | :environment
           | :path
@@ -19,6 +20,18 @@ defmodule NetRunner.Options.Type do
           | :signal
           | :statuses
           | :collectable
+          | :rlimits
+          | :principal
+          | :principals
+
+  # getrlimit(2), without RLIMIT_.
+  @resources ~w(as core cpu data fsize locks memlock msgqueue nice nofile nproc rss rtprio rttime sigpending stack)a
+
+  # The highest number means "no limit" to the system.
+  @highest_limit 0xFFFF_FFFF_FFFF_FFFE
+
+  # And this one "unchanged", see setresuid(2).
+  @highest_id 0xFFFF_FFFE
 
   @spec cast(t(), term()) :: {:ok, term()} | :error
   def cast({:integer, range, _unit}, value) when is_integer(value) do
@@ -31,6 +44,12 @@ defmodule NetRunner.Options.Type do
 
   def cast({:or, _type, atom}, atom), do: {:ok, atom}
   def cast({:or, type, _atom}, value), do: cast(type, value)
+
+  def cast({:output, _atoms}, {how, path}) when how in [:file, :append] do
+    with {:ok, path} <- cast(:path, path), do: {:ok, {how, path}}
+  end
+
+  def cast({:output, atoms}, value), do: cast({:one_of, atoms}, value)
 
   def cast(:input, {:file, path}) do
     with {:ok, path} <- cast(:path, path), do: {:ok, {:file, path}}
@@ -82,12 +101,30 @@ defmodule NetRunner.Options.Type do
     if Collectable.impl_for(value), do: {:ok, value}, else: :error
   end
 
+  def cast(:rlimits, rlimits) do
+    if Keyword.keyword?(rlimits) and Enum.all?(rlimits, &rlimit?/1) do
+      # Of two values of one the first counts, as everywhere with keyword lists.
+      {:ok, for({name, limit} <- Enum.uniq_by(rlimits, &elem(&1, 0)), do: rlimit(name, limit))}
+    else
+      :error
+    end
+  end
+
+  def cast(:principal, number) when is_integer(number) and number in 0..@highest_id, do: {:ok, number}
+  def cast(:principal, name) when is_binary(name) and name != "", do: cast(:c_string, name)
+
+  def cast(:principals, list) when is_list(list) do
+    if proper?(list) and Enum.all?(list, &(cast(:principal, &1) != :error)), do: {:ok, list}, else: :error
+  end
+
   def cast(_type, _value), do: :error
 
   @spec expected(t()) :: String.t()
   def expected({:integer, first..last//_, unit}), do: "#{unit}, an integer from #{first} to #{last}"
   def expected({:one_of, values}), do: "one of " <> Enum.map_join(values, ", ", &inspect/1)
   def expected({:or, type, atom}), do: expected(type) <> ", or " <> inspect(atom)
+
+  def expected({:output, atoms}), do: expected({:one_of, atoms}) <> ", {:file, path}, {:append, path}"
 
   def expected(:input),
     do: "iodata, an enumerable of iodata, {:file, path}, or a function of one argument, a collectable"
@@ -104,6 +141,16 @@ defmodule NetRunner.Options.Type do
   def expected(:signal), do: Signal.expected()
   def expected(:statuses), do: "a list of statuses and ranges of them, from 0 to 255, or :any"
   def expected(:collectable), do: "a value that implements Collectable"
+
+  def expected(:rlimits) do
+    "a keyword list of #{Enum.map_join(@resources, ", ", &inspect/1)}, each with a limit, a non-negative integer " <>
+      "or :infinity, or with {soft, hard}, where soft is not above hard"
+  end
+
+  def expected(:principal),
+    do: "a name, a non-empty binary without NUL bytes, or a number from 0 to #{@highest_id}"
+
+  def expected(:principals), do: "a list, each " <> expected(:principal)
 
   defp cast_variables(env) when is_map(env) and not is_struct(env), do: cast_variables(Map.to_list(env))
 
@@ -124,6 +171,21 @@ defmodule NetRunner.Options.Type do
   defp statuses?(status) when is_integer(status), do: status in 0..255
   defp statuses?(first..last//_), do: first in 0..255 and last in 0..255
   defp statuses?(_other), do: false
+
+  defp rlimit?({name, {soft, hard}}) when name in @resources do
+    # A number is less than :infinity.
+    limit?(soft) and limit?(hard) and soft <= hard
+  end
+
+  defp rlimit?({name, limit}), do: name in @resources and limit?(limit)
+
+  defp limit?(limit), do: limit == :infinity or (is_integer(limit) and limit in 0..@highest_limit)
+
+  defp rlimit(name, {soft, hard}), do: {name, number(soft), number(hard)}
+  defp rlimit(name, limit), do: rlimit(name, {limit, limit})
+
+  defp number(:infinity), do: nil
+  defp number(limit), do: limit
 
   defp proper?(list), do: not List.improper?(list)
 

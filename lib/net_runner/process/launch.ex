@@ -31,7 +31,7 @@ defmodule NetRunner.Process.Launch do
 
   defp attempt(start, attempts) do
     with {:ok, {resource, _counts} = fork_server} <- ForkServer.current() do
-      case Nif.spawn(resource, request(start), start.options.owner) do
+      case spawn_now(resource, request(start), start.options.owner) do
         {:ok, control, stdin, stdout, stderr} ->
           {:ok,
            %{
@@ -55,6 +55,13 @@ defmodule NetRunner.Process.Launch do
     end
   end
 
+  # Files may be slow to open, users to look up.
+  defp spawn_now(resource, %{stdout: stdout, stderr: stderr, credentials: nil} = request, owner)
+       when is_atom(stdout) and is_atom(stderr),
+       do: Nif.spawn(resource, request, owner)
+
+  defp spawn_now(resource, request, owner), do: Nif.spawn_dirty(resource, request, owner)
+
   defp request(%{command: command, options: options} = start) do
     %{
       executable: command.executable,
@@ -68,13 +75,20 @@ defmodule NetRunner.Process.Launch do
       kill_timeout: options.kill_timeout,
       stop_signals: [options.stop_signal],
       leftovers: options.leftovers,
-      start_awaited: start.start_awaited
+      start_awaited: start.start_awaited,
+      nice: options.nice,
+      rlimits: options.rlimits,
+      credentials: credentials(options)
     }
   end
 
   defp stdio(where) when where in [:pipe, :consume, :capture, :stream], do: :pipe
   defp stdio(:redirect), do: :stdout
   defp stdio(:disabled), do: :null
+  defp stdio(elsewhere), do: elsewhere
+
+  defp credentials(%{user: nil, group: nil, groups: nil}), do: nil
+  defp credentials(options), do: Map.take(options, [:user, :group, :groups])
 
   @doc "Gives up what was spawned, where there is no server: our ends are closed, and the stop sequence begins."
   @spec abandon(spawned()) :: :ok

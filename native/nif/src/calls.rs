@@ -53,7 +53,27 @@ fn spawn_command<'a>(
     command: spawn::Command<'a>,
     owner: Option<LocalPid>,
 ) -> Term<'a> {
-    match spawn::spawn(env, &fork_server, &command, owner) {
+    spawn_now(env, &fork_server, &command, owner)
+}
+
+/// For what can take long: opening files, looking users up.
+#[rustler::nif(schedule = "DirtyIo")]
+fn spawn_dirty<'a>(
+    env: Env<'a>,
+    fork_server: Handle<ForkServer>,
+    command: spawn::Command<'a>,
+    owner: Option<LocalPid>,
+) -> Term<'a> {
+    spawn_now(env, &fork_server, &command, owner)
+}
+
+fn spawn_now<'a>(
+    env: Env<'a>,
+    fork_server: &Handle<ForkServer>,
+    command: &spawn::Command<'a>,
+    owner: Option<LocalPid>,
+) -> Term<'a> {
+    match spawn::spawn(env, fork_server, command, owner) {
         Ok(spawn::Spawned { control, pipes: [stdin, stdout, stderr] }) => {
             (atoms::ok(), control, stdin, stdout, stderr).encode(env)
         }

@@ -21,7 +21,19 @@ pub(crate) enum Place {
     Socket,
     Send,
     Select,
+    Stdout,
+    Stderr,
+    User,
+    Group,
+    Groups,
     Shepherd(Stage),
+}
+
+impl Failure {
+    /// With an errno of nix.
+    pub(crate) fn at(place: Place, errno: nix::errno::Errno) -> Failure {
+        Failure::At(place, Errno::from_raw_os_error(errno as i32))
+    }
 }
 
 impl Place {
@@ -31,6 +43,11 @@ impl Place {
             Place::Socket => "socket",
             Place::Send => "send",
             Place::Select => "select",
+            Place::Stdout => "stdout",
+            Place::Stderr => "stderr",
+            Place::User => "user",
+            Place::Group => "group",
+            Place::Groups => "groups",
             Place::Shepherd(stage) => match stage {
                 Stage::Fds => "fds",
                 Stage::Pipe => "pipe",

@@ -2,7 +2,7 @@
 //!
 //! `calls` has the entry points; `pipe`, `control` and `fork_server` are the resources; `enif` holds every
 //! raw call of erl_nif and all the `unsafe` of this crate. Nothing here blocks a scheduler: fds are
-//! non-blocking, and only starting the fork server, which waits for an exec, runs on a dirty one.
+//! non-blocking, and what can wait (starting the fork server, opening files, looking users up) runs on a dirty one.
 
 mod atoms;
 mod calls;
@@ -12,9 +12,12 @@ mod enif;
 mod error;
 mod fork_server;
 mod growth;
+mod limits;
 mod pipe;
 mod queue;
 mod spawn;
+mod stdio;
+mod users;
 
 use rustler::{Env, Term};
 

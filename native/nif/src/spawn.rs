@@ -1,11 +1,10 @@
-//! One command: its pipes are made here, and the request is queued; nothing is waited for.
+//! One command: its request is made here and queued; nothing is waited for.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use protocol::{Directory, Leftovers, MAX_FRAME, Message, Request, Spawn, Stage, Stdio};
+use protocol::{Credentials, Directory, Leftovers, MAX_FRAME, Message, Request, Spawn, Stage};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
-use rustix::pipe::PipeFlags;
 use rustler::{Atom, Binary, Env, LocalPid, NifMap};
 
 use crate::atoms;
@@ -13,23 +12,30 @@ use crate::control::Control;
 use crate::enif::{self, Handle};
 use crate::error::{Failure, Place};
 use crate::fork_server::ForkServer;
+use crate::limits::Limit;
 use crate::pipe::Pipe;
+use crate::stdio::{self, End, Target};
+use crate::users::{self, Identity};
 
 /// What Elixir asks for; see `t:NetRunner.Nif.request/0`.
 #[derive(NifMap)]
+#[rustler(decode)]
 pub(crate) struct Command<'a> {
     executable: Binary<'a>,
     argv: Vec<Binary<'a>>,
     env: Vec<Binary<'a>>,
     cd: Option<Binary<'a>>,
     umask: Option<u32>,
-    stdin: Atom,
-    stdout: Atom,
-    stderr: Atom,
+    stdin: Target<'a>,
+    stdout: Target<'a>,
+    stderr: Target<'a>,
     kill_timeout: u32,
     stop_signals: Vec<u8>,
     leftovers: Atom,
     start_awaited: bool,
+    nice: Option<i32>,
+    rlimits: Vec<Limit>,
+    credentials: Option<Identity<'a>>,
 }
 
 /// A running command, or one about to run.
@@ -39,107 +45,57 @@ pub(crate) struct Spawned {
     pub(crate) pipes: [Option<Handle<Pipe>>; 3],
 }
 
-/// Both ends of one of the command's standard fds.
-struct Ends {
-    ours: OwnedFd,
-    theirs: OwnedFd,
-}
-
 pub(crate) fn spawn(
     env: Env<'_>,
     fork_server: &Handle<ForkServer>,
     command: &Command<'_>,
     owner: Option<LocalPid>,
 ) -> Result<Spawned, Failure> {
+    let credentials = command.credentials.as_ref().map(users::look_up).transpose()?;
     let ends = [
-        ends(command.stdin, Side::Write)?,
-        ends(command.stdout, Side::Read)?,
-        ends(command.stderr, Side::Read)?,
+        stdio::stdin(&command.stdin)?,
+        stdio::output(&command.stdout, Place::Stdout)?,
+        stdio::output(&command.stderr, Place::Stderr)?,
     ];
     let directory = current_directory().map_err(|errno| Failure::At(Place::Shepherd(Stage::Cd), errno))?;
     let umask = match command.umask {
         Some(umask) => umask,
         None => current_umask().map_err(|errno| Failure::At(Place::Shepherd(Stage::Setup), errno))?,
     };
-    let request = Request::Spawn(Box::new(request(command, umask)));
+    let request = Request::Spawn(Box::new(request(command, umask, &ends, credentials)));
     let frame = request.encode();
     if frame.len() > MAX_FRAME {
         return Err(Failure::At(Place::Shepherd(Stage::Exec), Errno::TOOBIG));
     }
-    let fds: Vec<BorrowedFd<'_>> = std::iter::once(directory.as_fd())
-        .chain(ends.iter().flatten().map(|ends| ends.theirs.as_fd()))
-        .collect();
+    let fds: Vec<BorrowedFd<'_>> =
+        std::iter::once(directory.as_fd()).chain(ends.iter().filter_map(End::theirs)).collect();
     let (socket, accepted) = fork_server.send_spawn(env, &frame, &fds)?;
 
     let control = Control::new(socket, &frame[accepted..]);
     control.set_server(env, enif::self_pid(env));
     control.set_owner(env, owner);
     // The command's ends are closed by this: the shepherd has its own.
-    let pipes = ends.map(|ends| ends.map(|Ends { ours, theirs: _ }| Pipe::new(ours)));
+    let pipes = ends.map(|end| end.into_ours().map(Pipe::new));
     Ok(Spawned { control, pipes })
 }
 
-fn request(command: &Command<'_>, umask: u32) -> Spawn {
+fn request(command: &Command<'_>, umask: u32, ends: &[End; 3], credentials: Option<Credentials>) -> Spawn {
     let bytes = |binary: &Binary<'_>| binary.as_slice().to_vec();
-    let stdio = |kind: Atom| {
-        if kind == atoms::pipe() {
-            Stdio::Fd
-        } else if kind == atoms::stdout() {
-            Stdio::Stdout
-        } else {
-            Stdio::Null
-        }
-    };
     Spawn {
         executable: bytes(&command.executable),
         argv: command.argv.iter().map(bytes).collect(),
         env: command.env.iter().map(bytes).collect(),
         directory: Directory { path: command.cd.as_ref().map(bytes) },
         umask,
-        stdio: [stdio(command.stdin), stdio(command.stdout), stdio(command.stderr)],
+        stdio: [ends[0].stdio(), ends[1].stdio(), ends[2].stdio()],
         kill_timeout_ms: command.kill_timeout,
         stop_signals: command.stop_signals.clone(),
         leftovers: if command.leftovers == atoms::keep() { Leftovers::Keep } else { Leftovers::Kill },
         start_awaited: command.start_awaited,
-        nice: None,
-        rlimits: Vec::new(),
-        credentials: None,
+        nice: command.nice,
+        rlimits: command.rlimits.iter().map(|limit| limit.0).collect(),
+        credentials,
     }
-}
-
-enum Side {
-    Read,
-    Write,
-}
-
-/// A pipe, where one is asked for. Only our end is non-blocking: the two are different open files, and
-/// programs expect blocking ones.
-fn ends(kind: Atom, ours: Side) -> Result<Option<Ends>, Failure> {
-    if kind != atoms::pipe() {
-        return Ok(None);
-    }
-    let failed = |errno| Failure::At(Place::Shepherd(Stage::Pipe), errno);
-    let (reader, writer) = pipe().map_err(failed)?;
-    let ends = match ours {
-        Side::Read => Ends { ours: reader, theirs: writer },
-        Side::Write => Ends { ours: writer, theirs: reader },
-    };
-    rustix::fs::fcntl_setfl(&ends.ours, OFlags::NONBLOCK).map_err(failed)?;
-    Ok(Some(ends))
-}
-
-#[cfg(target_os = "linux")]
-fn pipe() -> Result<(OwnedFd, OwnedFd), Errno> {
-    rustix::pipe::pipe_with(PipeFlags::CLOEXEC)
-}
-
-#[cfg(not(target_os = "linux"))]
-fn pipe() -> Result<(OwnedFd, OwnedFd), Errno> {
-    let pipe = rustix::pipe::pipe()?;
-    for end in [&pipe.0, &pipe.1] {
-        rustix::io::fcntl_setfd(end, rustix::io::FdFlags::CLOEXEC)?;
-    }
-    Ok(pipe)
 }
 
 /// The VM's directory at this moment, as an fd: one that was deleted or renamed still works.

@@ -15,7 +15,12 @@ defmodule NetRunner.Options.TypeTest do
      [nil, true, :undefined, "a", {:via, "m", 1}, {:local, :a}]},
     {:statuses, [:any, [], [0], [0, 255, 1..3], [3..1//-1]],
      [0, 1..3, [256], [-1], [0..256], [:a], [0 | 1], nil]},
-    {:collectable, ["", [], %{}, MapSet.new()], [nil, :a, 1, {}]}
+    {:collectable, ["", [], %{}, MapSet.new()], [nil, :a, 1, {}]},
+    {{:output, [:a]}, [:a, {:file, "p"}, {:append, <<255>>}],
+     [:b, :file, {:file, ""}, {:file, "\0"}, {:append, nil}, {:write, "p"}, {:file, "p", []}, "p", nil]},
+    {:principal, ["root", "0", <<255>>, 0, 4_294_967_294],
+     ["", "a\0", -1, 4_294_967_295, :root, ~c"root", nil, 1.0]},
+    {:principals, [[], ["root", 0]], ["root", 0, nil, [""], [-1], [:root], ["a" | "b"]]}
   ]
 
   for {type, good, bad} <- @cases do
@@ -31,6 +36,34 @@ defmodule NetRunner.Options.TypeTest do
     assert Type.cast(:signal, :sigint) == {:ok, 2}
     assert Type.cast(:signal, 9) == {:ok, 9}
     for bad <- [:int, 0, 32, "sigint", nil], do: assert(Type.cast(:signal, bad) == :error)
+  end
+
+  test "limits become a list of names with soft and hard limits, nil for none" do
+    assert Type.cast(:rlimits, []) == {:ok, []}
+    assert Type.cast(:rlimits, nofile: 1, cpu: {2, 3}) == {:ok, [{:nofile, 1, 1}, {:cpu, 2, 3}]}
+    assert Type.cast(:rlimits, as: :infinity, cpu: {2, :infinity}) == {:ok, [{:as, nil, nil}, {:cpu, 2, nil}]}
+    assert Type.cast(:rlimits, as: 2 ** 64 - 2) == {:ok, [{:as, 2 ** 64 - 2, 2 ** 64 - 2}]}
+    assert Type.cast(:rlimits, core: 0, core: 1) == {:ok, [{:core, 0, 0}]}
+
+    for bad <- [
+          %{as: 1},
+          [:as],
+          [{"as", 1}],
+          [as: -1],
+          [as: 1.0],
+          [as: nil],
+          [as: 2 ** 64 - 1],
+          [as: {2, 1}],
+          [as: {:infinity, 1}],
+          [as: {1}],
+          [as: {1, 2, 3}],
+          [as: :unlimited],
+          [vmem: 1],
+          [core: 0, core: -1],
+          nil
+        ] do
+      assert {bad, Type.cast(:rlimits, bad)} == {bad, :error}
+    end
   end
 
   test "an owner is a process of this node" do

@@ -147,7 +147,7 @@ fn without_roots_rights_it_is_refused() {
     }
     let scratch = Scratch::new("refused");
     fs::set_permissions(&scratch.0, fs::Permissions::from_mode(0o755)).unwrap();
-    fs::copy(SHEPHERD, scratch.path("shepherd")).unwrap();
+    fs::copy(shepherd(), scratch.path("shepherd")).unwrap();
     let start = |options: &[&str]| {
         let mut unprivileged = std::process::Command::new("setpriv");
         unprivileged.args([&format!("--reuid={USER}"), &format!("--regid={USER}"), "--clear-groups"]);
