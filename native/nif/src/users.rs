@@ -1,6 +1,7 @@
 //! Names of users and groups to numbers, in the VM: the shepherd is linked statically and knows no NSS. May ask
 //! a server in the network, and so take long.
 
+use std::collections::BTreeSet;
 #[cfg(not(target_vendor = "apple"))]
 use std::ffi::CString;
 
@@ -50,8 +51,8 @@ pub(crate) fn look_up(identity: &Identity<'_>) -> Result<Credentials, Failure> {
 }
 
 fn credentials(uid: Option<Uid>, gid: Option<Gid>, groups: Option<Vec<Gid>>) -> Credentials {
-    // Setting them takes a right even where nothing changes (setgroups(2)).
-    let groups = groups.filter(|groups| !has_groups(groups));
+    // Setting them takes a right even where nothing changes (setgroups(2)), which only root has for sure.
+    let groups = groups.filter(|groups| Uid::effective().is_root() || !has_groups(groups, gid));
     Credentials {
         uid: uid.map(Uid::as_raw),
         gid: gid.map(Gid::as_raw),
@@ -59,11 +60,14 @@ fn credentials(uid: Option<Uid>, gid: Option<Gid>, groups: Option<Vec<Gid>>) -> 
     }
 }
 
-fn has_groups(wanted: &[Gid]) -> bool {
-    let numbers = |groups: Vec<u32>| groups.into_iter().collect::<std::collections::BTreeSet<_>>();
-    let wanted = numbers(wanted.iter().map(|gid| gid.as_raw()).collect());
+/// Whether these are the supplementary groups already. That the group itself is among them, or not, gives no right.
+fn has_groups(wanted: &[Gid], gid: Option<Gid>) -> bool {
+    let gid = gid.map(Gid::as_raw);
+    let others =
+        |groups: Vec<u32>| groups.into_iter().filter(|group| Some(*group) != gid).collect::<BTreeSet<_>>();
+    let wanted = others(wanted.iter().map(|group| group.as_raw()).collect());
     rustix::process::getgroups()
-        .is_ok_and(|groups| numbers(groups.into_iter().map(rustix::process::Gid::as_raw).collect()) == wanted)
+        .is_ok_and(|groups| others(groups.into_iter().map(rustix::process::Gid::as_raw).collect()) == wanted)
 }
 
 /// With the passwd entry, which a number need not have.
