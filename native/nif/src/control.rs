@@ -153,7 +153,8 @@ fn is_pidfd(fd: &OwnedFd) -> bool {
 }
 
 impl Handle<Control> {
-    /// What has arrived, all of it or as much as one call takes; sends what is queued, and arms for what is to come.
+    /// What has arrived, all of it or as much as one call takes; sends what is queued, and arms for what is to
+    /// come.
     pub(crate) fn read(&self, env: Env<'_>, reference: Term<'_>) -> Vec<Occurrence> {
         let mut guard = self.lock();
         let state = &mut *guard;
@@ -306,16 +307,17 @@ impl State {
                         self.give_up(found, Occurrence::Broken);
                     }
                 }
-                // Fds come with the first byte of the frame that declares them.
-                Ok(None)
-                    if self.fds.len() > if self.decoder.is_in_a_frame() { Event::MOST_FDS } else { 0 } =>
-                {
-                    self.give_up(found, Occurrence::Broken);
-                }
+                Ok(None) if self.has_stray_fds() => self.give_up(found, Occurrence::Broken),
                 Ok(None) => break,
                 Err(_) => self.give_up(found, Occurrence::Broken),
             }
         }
+    }
+
+    /// After the last whole frame. Fds come with the first byte of the frame that declares them.
+    fn has_stray_fds(&self) -> bool {
+        let most = if self.decoder.is_in_a_frame() { Event::MOST_FDS } else { 0 };
+        self.fds.len() > most
     }
 
     /// The fds that the event declares. False when they are not there, or no pidfds. The first of each kind stay:
