@@ -23,15 +23,21 @@ pub(crate) struct Family<'a> {
 }
 
 impl Family<'_> {
-    pub(crate) fn signal(&mut self, process: &Process, signal: Signal) {
-        // It may have ended, or be another user's by now (EPERM); who still lives is looked up again.
+    /// Whether it was signalled. It may have ended, or be another user's by now (EPERM), which is no reason to
+    /// try again at once; that its parents do not lead to us at the moment is.
+    pub(crate) fn signal(&mut self, process: &Process, signal: Signal) -> bool {
         if process.parent == self.me.as_raw_nonzero().get() {
             let _ = os::kill_process(process.pid, signal);
-        } else if let Some(pinned) = os::pin(process.pid)
-            && self.has(process.pid)
-        {
+            return true;
+        }
+        let Some(pinned) = os::pin(process.pid) else {
+            return true;
+        };
+        let is_ours = self.has(process.pid);
+        if is_ours {
             let _ = pinned.signal(signal);
         }
+        is_ours
     }
 
     /// Whether the parents of `pid`, as they are now, lead to a root among our children.
@@ -112,7 +118,7 @@ pub(crate) fn visit(
 pub(crate) struct Hunt {
     /// All have been stopped that the last look has found.
     killing: bool,
-    /// Those of the last look.
+    /// Those that the last look has signalled, or found signalled.
     known: BTreeSet<Identity>,
 }
 
@@ -142,14 +148,16 @@ impl Hunt {
             }
             let one = process.identity();
             let is_new = !self.known.contains(&one);
-            found.insert(one);
             more |= is_new;
-            if self.killing {
-                family.signal(process, Signal::KILL);
-            } else if is_new {
-                family.signal(process, Signal::STOP);
-                cut = begin.elapsed() > LONGEST_LOOK;
+            let signalled = match (self.killing, is_new) {
+                (true, _) => family.signal(process, Signal::KILL),
+                (false, true) => family.signal(process, Signal::STOP),
+                (false, false) => true,
+            };
+            if signalled {
+                found.insert(one);
             }
+            cut = !self.killing && is_new && begin.elapsed() > LONGEST_LOOK;
             if cut { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         });
         if cut {
@@ -157,12 +165,11 @@ impl Hunt {
         } else {
             self.known = found;
         }
-        if self.known.is_empty() {
-            self.killing = false;
-            return Found::Nobody;
+        let was_killing = std::mem::replace(&mut self.killing, !more && !self.known.is_empty());
+        match (more, was_killing) {
+            (false, _) if self.known.is_empty() => Found::Nobody,
+            (false, true) => Found::Dying,
+            (false, false) | (true, _) => Found::More,
         }
-        let was_killing = self.killing;
-        self.killing = !more;
-        if was_killing && !more { Found::Dying } else { Found::More }
     }
 }

@@ -240,7 +240,9 @@ impl Shepherd {
             |_| true,
             |process, family| {
                 if process.group != self.command.as_raw_nonzero().get() {
-                    self.stop_signals().for_each(|signal| family.signal(process, signal));
+                    for signal in self.stop_signals() {
+                        family.signal(process, signal);
+                    }
                 }
                 if kill_at.is_some_and(|kill_at| kill_at <= Instant::now()) {
                     return ControlFlow::Break(());
