@@ -18,10 +18,10 @@ defmodule NetRunner.System.ChaosTest do
     mark = "#{System.pid()}.#{System.unique_integer([:positive])}"
     on_exit(fn -> for worker <- 1..2, do: Chaos.Marked.clean_up("#{mark}.#{worker}.") end)
 
+    IO.puts("\nchaos: #{rounds} rounds from seed #{seed}")
+    if not Chaos.Kills.terminal?(), do: IO.puts("chaos: no Ctrl-C, for script(1) is not there")
     results = Chaos.play(seed, rounds, mark)
-
-    if soak?() or rounds > 100,
-      do: IO.puts("\n#{rounds} rounds from seed #{seed}\n\n" <> Chaos.summary(results))
+    if soak?() or rounds > 100, do: IO.puts("\n" <> Chaos.summary(results))
 
     failed =
       for result <- results, [_ | _] = problems <- [Chaos.problems(result)] do

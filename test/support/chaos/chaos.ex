@@ -19,17 +19,24 @@ defmodule NetRunner.Test.Chaos do
     1..@at_a_time
     |> Enum.map(fn worker ->
       seeds = Enum.take_every(Enum.drop(seed..(seed + count - 1)//1, worker - 1), @at_a_time)
-      Task.async(fn -> Enum.map_reduce(seeds, nil, &round(&1, &2, "#{vm_mark}.#{worker}")) |> elem(0) end)
+      Task.async(fn -> rounds(seeds, "#{vm_mark}.#{worker}.") end)
     end)
     |> Task.await_many(:infinity)
     |> List.flatten()
     |> Enum.sort_by(& &1.seed)
   end
 
+  defp rounds(seeds, vm_mark) do
+    # The port of a victim that dies while it is written to ends with :epipe.
+    Process.flag(:trap_exit, true)
+    {results, victim} = Enum.map_reduce(seeds, nil, &round(&1, &2, vm_mark))
+    if victim, do: discard(victim, vm_mark)
+    results
+  end
+
   # Some victim, or nil.
   defp round(seed, victim, vm_mark) do
     plan = Round.plan(seed)
-    vm_mark = "#{vm_mark}."
     victim = if victim && not plan.terminal?, do: victim, else: replace(victim, plan.terminal?, vm_mark)
 
     try do

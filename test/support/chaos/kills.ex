@@ -13,7 +13,8 @@ defmodule NetRunner.Test.Chaos.Kills do
              do: [a, b]
   @double_fault [:fork_server, :shepherd]
 
-  # A shepherd that is stopped before it has said that its command runs. The VM has no pidfd of it then.
+  # Whether a shepherd is also stopped before it has said that its command runs. The VM has no pidfd of it then, and
+  # cannot kill it.
   @stop_shepherds_at_any_moment false
 
   @singles for target <- @inside ++ @outside, do: {target, [target]}
@@ -30,7 +31,13 @@ defmodule NetRunner.Test.Chaos.Kills do
   ]
 
   @doc "Each kind once, in the order of rounds; `:two` is any pair but the double fault."
-  def kinds, do: Keyword.keys(@singles ++ @others) ++ [:two, :two, :two, :double_fault]
+  def kinds do
+    others = if terminal?(), do: @others, else: Keyword.delete(@others, :ctrl_c)
+    Keyword.keys(@singles ++ others) ++ [:two, :two, :two, :double_fault]
+  end
+
+  @doc "Whether there is script(1), which makes a terminal."
+  def terminal?, do: System.find_executable("script") != nil
 
   @doc "What is killed in a round of this kind; `random` returns a number from 1 to its argument."
   def targets(:two, random), do: Enum.at(pairs(), random.(length(pairs())) - 1)

@@ -41,7 +41,7 @@ defmodule NetRunner.Test.Chaos.Round do
       entries: for(number <- 1..Enum.random(@commands), do: entry(seed, number)),
       moment: Enum.random(@moments),
       pick: :rand.uniform(),
-      # A load that has to be known to run first has less time.
+      # Whether the victim has one.
       terminal?: kind == :ctrl_c
     }
   end
@@ -123,7 +123,7 @@ defmodule NetRunner.Test.Chaos.Round do
     end
   end
 
-  # {signal or function, os_pid, marks of the commands that must end}
+  # What is done to whom, and the marks of the commands that must end by it.
   defp aim(target, {round, victims}) do
     vm = round.victim.os_pid
 
@@ -133,7 +133,7 @@ defmodule NetRunner.Test.Chaos.Round do
 
       # The command has to be known, for it has to die.
       :shepherd when round.plan.kind == :double_fault ->
-        {shot, commands} = shepherd_and_commands(round)
+        {shot, commands, round} = shepherd_and_commands(round)
         {%{round | commands: commands}, shot ++ victims}
 
       :shepherd ->
@@ -207,10 +207,13 @@ defmodule NetRunner.Test.Chaos.Round do
   end
 
   defp shepherd_and_commands(round) do
+    candidates = stoppable(round)
+    # Those that run have their marks.
+    round = look(round)
     running = ask(round.victim, :running)
-    shot = shepherd("KILL", round, stoppable(round))
+    shot = shepherd("KILL", round, candidates)
     children = for {_signal, os_pid, _marks} <- shot, child <- OS.children(os_pid), do: child
-    {shot, for(child <- children, child.os_pid in running, do: {child.os_pid, child.start})}
+    {shot, for(child <- children, child.os_pid in running, do: {child.os_pid, child.start}), round}
   end
 
   defp shoot(victims, round) do
