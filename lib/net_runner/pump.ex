@@ -4,7 +4,7 @@ defmodule NetRunner.Pump do
   # the time.
   #
   # * Between two calls no message is under way to the caller: a call takes back what it still waits for.
-  #   Nothing is linked or monitored between calls.
+  #   Nothing is linked or monitored between calls, but for the monitor of watch/1.
   # * The caller is the command's owner, so its death ends the command.
   # * A pump that was opened ends with finish/1 or halt/1, which return when nothing of the command is left.
   # * No user code runs in here; what has to be enumerated runs in a NetRunner.Writer.
@@ -22,6 +22,8 @@ defmodule NetRunner.Pump do
           stdin: Nif.pipe() | nil,
           input: Input.t() | nil,
           writer: pid() | nil,
+          # Of the server, after watch/1.
+          monitor: reference() | nil,
           # Those that have not ended; the first is tried first.
           sources: [{name(), Nif.pipe()}],
           # How often in a row the first one had something at once.
@@ -40,6 +42,7 @@ defmodule NetRunner.Pump do
     :stdin,
     :input,
     :writer,
+    :monitor,
     sources: [],
     burst: 0,
     deadline: :infinity,
@@ -103,6 +106,13 @@ defmodule NetRunner.Pump do
       idle_timeout: options.idle_timeout
     }
   end
+
+  @doc """
+  Monitors the server from now on, so that its report is not missed where others end it, as the stop of the
+  application does. Its message stays in the mailbox until `finish/1` or `halt/1`.
+  """
+  @spec watch(t()) :: t()
+  def watch(pump), do: %{pump | monitor: Process.monitor(pump.server)}
 
   # -- next --------------------------------------------------------------------------------------------
 
@@ -306,7 +316,7 @@ defmodule NetRunner.Pump do
 
   # The server may still be on its way into the table, so it is not looked up there.
   defp end_server(pump, limit) do
-    monitor = Process.monitor(pump.server)
+    monitor = pump.monitor || Process.monitor(pump.server)
     GenServer.cast(pump.server, :report_and_end)
     await_end(pump, monitor, limit, nil)
   end

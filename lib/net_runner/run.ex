@@ -121,7 +121,7 @@ defmodule NetRunner.Run do
 
     case Pump.open(command, options) do
       {:ok, pump} ->
-        collect(pump, collector)
+        collect(Pump.watch(pump), collector)
 
       {:error, reason} ->
         Collector.abandon(collector)

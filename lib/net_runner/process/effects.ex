@@ -35,7 +35,7 @@ defmodule NetRunner.Process.Effects do
   end
 
   defp effect({:end, report?, replies}, data) do
-    ended = if report?, do: {:shutdown, {:report, report(data)}}, else: :normal
+    ended = if report? or data.reports?, do: {:shutdown, {:report, report(data)}}, else: :normal
     release(data)
     for {from, reply} <- replies, do: :gen_server.reply(from, reply)
     %{data | ended: ended}

@@ -54,6 +54,9 @@ defmodule NetRunner.Process.Server do
           started_at: integer(),
           started: integer(),
           exited: integer() | nil,
+          # Whether it ends with a report in any case: it runs a command of `run` or `stream`, and nobody else
+          # waits for its end.
+          reports?: boolean(),
           # The reason to end with.
           ended: term()
         }
@@ -106,13 +109,16 @@ defmodule NetRunner.Process.Server do
 
   defp serve(spawned, %{options: options} = start) do
     Launch.announce(spawned, start)
-    spawned |> new(options) |> Effects.perform(State.new(options.leftovers, options.kill_timeout))
+
+    spawned
+    |> new(options, start.spawned != nil)
+    |> Effects.perform(State.new(options.leftovers, options.kill_timeout))
   end
 
   @impl :gen_server
   def handle_continue(:listen, data), do: data |> read_control() |> noreply()
 
-  defp new(spawned, options) do
+  defp new(spawned, options, reports?) do
     %{
       state: nil,
       control: spawned.control,
@@ -132,6 +138,7 @@ defmodule NetRunner.Process.Server do
       started_at: System.system_time(:millisecond),
       started: spawned.started,
       exited: nil,
+      reports?: reports?,
       ended: nil
     }
   end
