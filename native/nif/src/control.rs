@@ -41,6 +41,9 @@ struct State {
     /// The process that reads the events, and the one whose command it is.
     server: Option<Monitor>,
     owner: Option<Monitor>,
+    /// Of the table, in which the Watcher would find this when the server is dead.
+    keeper: Option<Monitor>,
+    keeper_died: bool,
     /// Our direction has been shut down: nothing more can be sent.
     shut_down: bool,
     /// A broken stream: what else comes is not decoded.
@@ -65,12 +68,16 @@ impl Resource for Control {
         &RESOURCE_TYPE
     }
 
-    fn down(handle: &Handle<Self>, _env: Env<'_>, monitor: &Monitor) {
+    fn down(handle: &Handle<Self>, env: Env<'_>, monitor: &Monitor) {
         let mut state = handle.lock();
         let is_this = |watched: &mut Monitor| watched == monitor;
-        if state.server.take_if(is_this).or(state.owner.take_if(is_this)).is_some() {
+        if state.keeper.take_if(is_this).is_some() {
+            state.keeper_died = true;
+        } else if state.server.take_if(is_this).or(state.owner.take_if(is_this)).is_some() {
             state.shut_down();
         }
+        drop(state);
+        handle.close_if_lost(env);
     }
 }
 
@@ -94,6 +101,8 @@ impl Control {
                 command: None,
                 server: None,
                 owner: None,
+                keeper: None,
+                keeper_died: false,
                 shut_down: false,
                 broken: false,
             }),
@@ -188,6 +197,26 @@ impl Handle<Control> {
         }
         drop(state);
         self.forget(env, old);
+        self.close_if_lost(env);
+    }
+
+    /// Whoever could find this when its server is dead.
+    pub(crate) fn set_keeper(&self, env: Env<'_>, keeper: LocalPid) {
+        let monitor = self.monitor(env, &keeper);
+        let mut state = self.lock();
+        state.keeper_died = monitor.is_none();
+        state.keeper = monitor;
+    }
+
+    /// Nobody reads it any more, and nobody can find it. The VM keeps a resource that is armed, so it would never
+    /// be collected.
+    fn close_if_lost(&self, env: Env<'_>) {
+        let state = self.lock();
+        let is_lost = state.keeper_died && state.server.is_none();
+        drop(state);
+        if is_lost {
+            self.close(env);
+        }
     }
 
     /// False when the stop sequence has begun already, for the owner before or the server is dead.
@@ -217,7 +246,7 @@ impl Handle<Control> {
     pub(crate) fn close(&self, env: Env<'_>) {
         let mut state = self.lock();
         let socket = state.socket.take();
-        let monitors = [state.server.take(), state.owner.take()];
+        let monitors = [state.server.take(), state.owner.take(), state.keeper.take()];
         state.shepherd = None;
         state.command = None;
         state.fds.clear();

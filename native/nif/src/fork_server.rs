@@ -17,6 +17,8 @@ use crate::enif::{self, Direction, Fd, Handle, Resource, ResourceType};
 use crate::error::{Failure, Place};
 
 pub(crate) struct ForkServer {
+    /// With its death nobody can find this any more, nor what was spawned with it.
+    keeper: LocalPid,
     state: Mutex<State>,
 }
 
@@ -103,6 +105,10 @@ impl State {
 }
 
 impl ForkServer {
+    pub(crate) fn keeper(&self) -> LocalPid {
+        self.keeper
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -210,6 +216,7 @@ impl Handle<ForkServer> {
             .spawn()
             .map_err(|error| failed(error.raw_os_error().map_or(Errno::INVAL, Errno::from_raw_os_error)))?;
         let handle = Handle::new(ForkServer {
+            keeper,
             state: Mutex::new(State {
                 control: Some(Fd::new(ours)),
                 pool: None,
