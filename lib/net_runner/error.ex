@@ -35,7 +35,7 @@ defmodule NetRunner.Error do
   | `{:credentials, posix}` | user and groups could not be set, such as `:eperm` |
   | `{:nice, posix}` | the niceness could not be set, such as `:eacces` |
   | `{:rlimits, {limit, posix}}` | this limit could not be set, such as `{:nofile, :eperm}` |
-  | `{stage, posix}` | something else failed before the command ran: `:fork_server`, `:socket`, `:send`, `:select`, `:fds`, `:pipe`, `:fork`, `:setup` |
+  | `{stage, posix}` | something else failed before the command ran: `:fork_server`, `:dev_null`, `:socket`, `:send`, `:select`, `:fds`, `:pipe`, `:fork`, `:setup` |
   | `{:kill, posix}` | the system refused a signal, such as `:eperm` |
   | `:shepherd_died` | the process that watches the command was killed; so was the command |
   | `:no_fork_server` | the process that makes shepherds is gone and has not come back yet |
@@ -163,8 +163,16 @@ defmodule NetRunner.Error do
 
   defp text({:kill, posix}, _error), do: "the system refused the signal: #{posix_text(posix)}"
 
+  defp text({:fork_server, :enosys}, _error) do
+    "cannot start the fork server: a sandbox (seccomp?) refuses it waitid(2), without which nothing can be watched"
+  end
+
   defp text({:fork_server, posix}, _error),
     do: "cannot start the fork server, #{shepherd_path()}" <> fork_server_text(posix)
+
+  defp text({:dev_null, :enodev}, _error) do
+    "cannot start the fork server: /dev/null is no device (was it removed, and written to?)"
+  end
 
   defp text({stage, posix}, _error) when is_atom(stage) and is_atom(posix) do
     "#{stage_text(stage)}: #{posix_text(posix)}#{privilege_text(stage, posix)}#{hint_text(posix)}"
@@ -320,6 +328,7 @@ defmodule NetRunner.Error do
 
   defp args_size_text(_command), do: ""
 
+  defp stage_text(:dev_null), do: "cannot start the fork server: /dev/null cannot be used"
   defp stage_text(:socket), do: "cannot make a control socket"
   defp stage_text(:send), do: "cannot send the request to the shepherd"
   defp stage_text(:select), do: "cannot wait for the control socket"

@@ -27,6 +27,8 @@ defmodule NetRunner.ForkServer do
            reference: reference() | nil,
            # It has come up.
            ready?: boolean(),
+           # What it has said that the system lacks.
+           lacks: [Nif.lacking()],
            # Why there is none.
            error: term(),
            stopped?: boolean()
@@ -73,6 +75,14 @@ defmodule NetRunner.ForkServer do
       :counters.get(counts, @came_up) > 0
   end
 
+  @doc """
+  What this system does not have, of what NetRunner's guarantees rest on: found out by the fork server when it
+  starts. Empty on a Linux of these years; docs/systems.md says what does not hold without it. `:error` before
+  that is known.
+  """
+  @spec lacks() :: {:ok, [Nif.lacking()]} | :error
+  defdelegate lacks, to: Table
+
   @doc "From now on nothing is spawned any more: `current/0` is `{:error, :not_started}`."
   @spec stop_spawning() :: :ok
   def stop_spawning, do: GenServer.call(__MODULE__, :stop_spawning, :infinity)
@@ -105,7 +115,9 @@ defmodule NetRunner.ForkServer do
         _missing_or_renewed -> state
       end
 
-    state = if state.fork_server, do: state, else: start(state)
+    # What the system does not let it do, it does not let it do the next time.
+    hopeless? = state.error == {:fork_server, :enosys}
+    state = if state.fork_server || hopeless?, do: state, else: start(state)
 
     case state do
       %{fork_server: nil, error: reason} -> {:reply, {:error, reason}, state}
@@ -182,7 +194,7 @@ defmodule NetRunner.ForkServer do
 
   @spec take_over_or_start() :: state()
   defp take_over_or_start do
-    state = %{fork_server: nil, reference: nil, ready?: false, error: nil, stopped?: false}
+    state = %{fork_server: nil, reference: nil, ready?: false, lacks: [], error: nil, stopped?: false}
 
     case Table.fork_server() do
       {:ok, {:running, fork_server}} ->
@@ -199,13 +211,38 @@ defmodule NetRunner.ForkServer do
     resource |> Nif.fork_server_read(state.reference) |> Enum.reduce(state, &said/2)
   end
 
+  defp said({:lacks, lacking}, state), do: %{state | lacks: [lacking | state.lacks]}
+
   defp said(:ready, %{fork_server: {_resource, counts}} = state) do
     :counters.add(counts, @came_up, 1)
+    lacks = Enum.sort(state.lacks)
+    # Not again for each fork server.
+    if Table.lacks() != {:ok, lacks}, do: Enum.each(lacks, &warn/1)
+    Table.put_lacks(lacks)
     %{state | ready?: true}
+  end
+
+  defp said(:eof, %{ready?: false, lacks: lacks} = state) when lacks != [] do
+    state |> kill() |> failed({:fork_server, :enosys})
   end
 
   defp said(:eof, %{ready?: true} = state), do: state |> kill() |> start()
   defp said(:eof, state), do: state |> kill() |> failed({:fork_server, :eof})
+
+  defp warn(lacking) do
+    Logger.warning("NetRunner: #{weakened(lacking)}; see docs/systems.md")
+  end
+
+  defp weakened(:subreaper), do: "no child subreapers here: a daemon that a command starts may outlive it"
+
+  defp weakened(:parent_death_signal),
+    do: "no parent-death signal here: a command outlives its shepherd when the fork server is killed as well"
+
+  defp weakened(:pidfds), do: "no pidfds here: a shepherd that hangs cannot be killed"
+
+  defp weakened(:proc),
+    do:
+      "no /proc of this PID namespace here: daemons get no stop signal, only SIGKILL when their parents are gone"
 
   @spec start(state()) :: state()
   defp start(%{stopped?: true} = state), do: %{state | error: :not_started}
@@ -220,7 +257,7 @@ defmodule NetRunner.ForkServer do
       {:ok, resource} ->
         fork_server = {resource, :counters.new(2, [:write_concurrency])}
         Table.put_fork_server({:running, fork_server})
-        %{state | fork_server: fork_server, reference: reference, ready?: false, error: nil}
+        %{state | fork_server: fork_server, reference: reference, ready?: false, lacks: [], error: nil}
 
       {:error, reason} ->
         failed(state, reason)
@@ -228,7 +265,11 @@ defmodule NetRunner.ForkServer do
   end
 
   defp failed(state, reason) do
-    Logger.error("the fork server of NetRunner, #{shepherd_path()}, cannot be started: #{inspect(reason)}")
+    # It is tried again for each command: the same reason is said once.
+    if state.error != reason do
+      Logger.error("the fork server of NetRunner, #{shepherd_path()}, cannot be started: #{inspect(reason)}")
+    end
+
     Table.put_fork_server({:failed, reason})
     %{state | fork_server: nil, reference: nil, ready?: false, error: reason}
   end

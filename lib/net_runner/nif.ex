@@ -30,6 +30,9 @@ defmodule NetRunner.Nif do
           involuntary_switches: non_neg_integer()
         }
 
+  # What a system may not have. Without waitid(2) the fork server ends at once.
+  @type lacking :: :subreaper | :parent_death_signal | :pidfds | :proc | :waitid
+
   # There is a shepherd, which control_kill/1 reaches. Comes once, before or after the others.
   @type event ::
           :forked
@@ -84,8 +87,8 @@ defmodule NetRunner.Nif do
           {:ok, fork_server()} | {:error, {stage(), posix()}}
   def fork_server_start(_path, _ref, _keeper), do: nif()
 
-  # What the fork server has said; arms again unless it ended with :eof.
-  @spec fork_server_read(fork_server(), reference()) :: [:ready | :eof]
+  # What the fork server has said; arms again unless it ended with :eof. {:lacks, _} comes before :ready.
+  @spec fork_server_read(fork_server(), reference()) :: [{:lacks, lacking()} | :ready | :eof]
   def fork_server_read(_fork_server, _ref), do: nif()
 
   # SIGKILL through its pidfd, and our ends closed.

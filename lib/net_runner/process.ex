@@ -267,7 +267,10 @@ defmodule NetRunner.Process do
 
   @doc """
   Ends the command, if it still runs, by the stop sequence, and then the server. Nothing of the command is left
-  when it returns, and the server is gone. Nothing can be read during the stop sequence.
+  when it returns `:ok`, and the server is gone. Nothing can be read during the stop sequence.
+
+  `{:error, {:unkillable, os_pids}}`: these cannot be killed. `{:error, :shepherd_died}`: the shepherd hangs and could not
+  be killed, as where there are no pidfds; what it watches ends when it goes on, or with it.
 
       iex> {:ok, server} = NetRunner.Process.start("sleep", ["60"])
       iex> NetRunner.Process.stop(server)
@@ -275,7 +278,7 @@ defmodule NetRunner.Process do
       iex> NetRunner.Process.stop(server)
       :ok
   """
-  @spec stop(t()) :: :ok | {:error, {:unkillable, [pos_integer()]}}
+  @spec stop(t()) :: :ok | {:error, reason()}
   def stop(process) do
     with server when is_pid(server) <- locate(process), true <- Table.member?(server) do
       monitor = Process.monitor(server)

@@ -360,7 +360,9 @@ defmodule NetRunner.Pump do
   def halt(pump) do
     pump = pump |> close_outputs() |> stop()
     if pump.writer, do: Writer.finish(pump.writer)
-    _report = end_server(pump, :infinity)
+    # Its message may have come already: finish/1 raises what the input has raised.
+    if pump.monitor, do: Process.demonitor(pump.monitor, [:flush])
+    _report = end_server(%{pump | monitor: nil}, :infinity)
     :ok
   end
 

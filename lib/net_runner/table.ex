@@ -40,8 +40,9 @@ defmodule NetRunner.Table do
   @positions @columns |> Enum.with_index(1) |> Map.new()
   @pipe_columns [:stdin, :stdout, :readable_stderr]
 
-  # Where the commands' rows have the server's pid, this one has an atom.
+  # Where the commands' rows have the server's pid, these have an atom.
   @fork_server :fork_server
+  @lacks :lacks
 
   @doc "Makes the table; the caller is its owner."
   @spec create() :: :ok
@@ -176,6 +177,16 @@ defmodule NetRunner.Table do
   @doc "What `NetRunner.ForkServer` has put there last; `:error` where there is no table."
   @spec fork_server() :: {:ok, term()} | :error
   def fork_server, do: value(@fork_server, 2)
+
+  @doc "What the system lacks, as the last fork server that came up has said; `:error` before that."
+  @spec lacks() :: {:ok, [Nif.lacking()]} | :error
+  def lacks, do: value(@lacks, 2)
+
+  @spec put_lacks([Nif.lacking()]) :: :ok
+  def put_lacks(lacks) do
+    :ets.insert(__MODULE__, {@lacks, lacks})
+    :ok
+  end
 
   @spec put_fork_server(term()) :: :ok
   def put_fork_server(value) do

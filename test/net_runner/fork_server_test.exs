@@ -3,6 +3,12 @@ defmodule NetRunner.ForkServerTest do
 
   alias NetRunner.{ForkServer, Table}
 
+  test "what the system lacks is known when it has come up; where the tests run, nothing" do
+    assert NetRunner.run(["true"]) == {"", 0}
+    OS.eventually(fn -> ForkServer.lacks() != :error end)
+    assert ForkServer.lacks() == {:ok, []}
+  end
+
   test "one that is killed is replaced, and commands go on" do
     {:ok, cat} = Proc.start("cat")
     {:ok, old} = ForkServer.current()

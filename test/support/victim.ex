@@ -15,7 +15,7 @@ defmodule NetRunner.Test.Victim do
   say = fn term -> IO.puts(inspect(term, limit: :infinity, printable_limit: :infinity)) end
   wait = fn -> IO.gets("") end
   # Protocols are loaded when they are called first, which takes a file descriptor.
-  _ = inspect({say, wait, [1.0, "", nil], %{}, self(), make_ref()})
+  _ = inspect({say, wait, [0, 1.0, "", nil], %{}, self(), make_ref()})
   """
 
   @doc """
@@ -23,7 +23,8 @@ defmodule NetRunner.Test.Victim do
 
   `:env` adds to its environment, `:flags` to the options of `elixir`; `:shell` is what the shell does that
   starts it, with the VM's command as `"$0" "$@"`; `:start` replaces the start of NetRunner. With `on_exit: false`
-  whoever starts it sees to its end.
+  whoever starts it sees to its end. `namespace: true` says that the shell makes a PID namespace for it: the pid
+  is then looked for here, for the VM has another.
   """
   def start(code, opts \\ []) do
     arguments =
@@ -45,15 +46,19 @@ defmodule NetRunner.Test.Victim do
         env: Keyword.get(opts, :env, [])
       ])
 
-    victim = %__MODULE__{
-      port: port,
-      os_pid: line(%__MODULE__{port: port}) |> String.trim() |> String.to_integer()
-    }
-
+    os_pid = line(%__MODULE__{port: port}) |> String.trim() |> String.to_integer()
+    os_pid = if Keyword.get(opts, :namespace, false), do: beam_below(port), else: os_pid
+    victim = %__MODULE__{port: port, os_pid: os_pid}
     identity = OS.identity(victim.os_pid)
     end_it = fn -> identity && OS.clean_up([identity]) end
     if Keyword.get(opts, :on_exit, true), do: ExUnit.Callbacks.on_exit(end_it)
     victim
+  end
+
+  defp beam_below(port) do
+    {:os_pid, shell} = Port.info(port, :os_pid)
+    [%{os_pid: os_pid}] = Enum.filter(OS.descendants(shell), &(&1.name == "beam.smp"))
+    os_pid
   end
 
   @doc "The next line that the VM prints; raises when it ends instead."

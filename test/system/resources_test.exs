@@ -3,6 +3,8 @@ defmodule NetRunner.System.ResourcesTest do
   # Issue point 10: nothing leaks, and a shortage is an error that passes.
   use NetRunner.Test.SystemCase, async: false
 
+  alias NetRunner.Test.OddHome
+
   describe "no fd, no BEAM process, no OS process, no zombie, no table, no resource is left" do
     setup do
       # What is loaded and made once is there from now on.
@@ -226,25 +228,38 @@ defmodule NetRunner.System.ResourcesTest do
 
   test "a fork server that is behind is waited for: 400 commands while it stands still" do
     victim =
-      Victim.start("""
-      say.(NetRunner.run(["true"]))
-      wait.()
-      runs = for n <- 1..400, do: Task.async(fn -> NetRunner.run(["echo", to_string(n)]) end)
-      # Each has asked, and waits for the answer or to ask again.
-      asked = fn asked, task -> if(match?({:status, s} when s in [:runnable, :running], Process.info(task.pid, :status)), do: asked.(asked, task), else: :ok) end
-      for task <- runs, do: asked.(asked, task)
-      say.(:ok)
-      results = Enum.zip(1..400, Task.await_many(runs, 60_000))
-      say.(Enum.uniq(for {n, result} <- results, result != {"\#{n}\n", 0}, do: result))
+      OddHome.start("exec \"$0\" \"$@\"", """
+      round = fn round ->
+        wait.()
+        runs = for n <- 1..400, do: Task.async(fn -> NetRunner.run(["echo", to_string(n)]) end)
+        # Each has asked, and waits for the answer or to ask again.
+        asked = fn asked, task ->
+          if(match?({:status, s} when s in [:runnable, :running], Process.info(task.pid, :status)), do: asked.(asked, task), else: :ok)
+        end
+        for task <- runs, do: asked.(asked, task)
+        answer.(:asked)
+        results = Enum.zip(1..400, Task.await_many(runs, 60_000))
+        answer.(Enum.uniq(for {n, result} <- results, result != {"\#{n}\\n", 0}, do: result))
+        round.(round)
+      end
+      answer.(NetRunner.run(["true"]))
+      round.(round)
       """)
 
-    assert {"", 0} = Victim.term(victim)
+    assert {"", 0} = OddHome.term(victim)
+    assert behind(victim, 5) == []
+  end
+
+  # On a machine that is so busy that the 400 have not asked after five seconds, it is found to hang, and replaced.
+  defp behind(victim, attempts) do
     fork_server = OS.fork_server(victim.os_pid)
     OS.kill(fork_server, "STOP")
     Victim.tell(victim, "now")
-    assert :ok = Victim.term(victim)
-    OS.kill(fork_server, "CONT")
-    assert [] = Victim.term(victim)
+    assert :asked = OddHome.term(victim)
+    in_time? = OS.alive?(fork_server)
+    if in_time?, do: OS.kill(fork_server, "CONT")
+    failed = OddHome.term(victim)
+    if in_time? or attempts == 1, do: failed, else: behind(victim, attempts - 1)
   end
 
   describe "ulimit -n 64" do

@@ -70,6 +70,8 @@ defmodule NetRunner.Process.State do
           broken: term(),
           # There is a shepherd.
           forked: boolean(),
+          # The shepherd could not be killed, or not be seen to end: the command may run on.
+          abandoned: boolean(),
           # A spawn deadline has passed.
           overdue: boolean(),
           leftovers: :kill | :keep,
@@ -89,6 +91,7 @@ defmodule NetRunner.Process.State do
     forked: false,
     stopping: false,
     ending: false,
+    abandoned: false,
     overdue: false,
     pending: %Pending{}
   ]
@@ -232,7 +235,7 @@ defmodule NetRunner.Process.State do
   @doc "The owner has died. The NIF has begun the stop sequence; the server ends when it is over."
   @spec owner_down(t()) :: {[effect()], t()}
   def owner_down(%State{phase: :over} = state), do: {[{:end, false, []}], state}
-  def owner_down(%State{unkillable: [_ | _]} = state), do: {[{:end, false, []}], state}
+  def owner_down(%State{unkillable: os_pids} = state) when is_list(os_pids), do: {[{:end, false, []}], state}
 
   def owner_down(state) do
     {effects, state} = stop(state)
@@ -295,7 +298,10 @@ defmodule NetRunner.Process.State do
   @doc "The shepherd neither answers nor dies: nothing more can be learned of it."
   @spec abandon(t()) :: {[effect()], t()}
   def abandon(%State{phase: :over} = state), do: {[], state}
-  def abandon(state), do: fail(state, state.broken || :shepherd_died)
+
+  def abandon(state) do
+    fail(%{state | abandoned: true}, state.broken || :shepherd_died)
+  end
 
   # -- the end -----------------------------------------------------------------------------------------
 
@@ -337,6 +343,7 @@ defmodule NetRunner.Process.State do
   end
 
   defp ok_reply(%State{outcome: nil} = unkillable), do: result(unkillable)
+  defp ok_reply(%State{abandoned: true, outcome: error}), do: error
   defp ok_reply(_over), do: :ok
 
   defp status_reply(state) do
@@ -350,6 +357,9 @@ defmodule NetRunner.Process.State do
 
   @doc "What is known of the end. Only where there is an outcome, or something that cannot be killed."
   @spec result(t()) :: outcome()
-  def result(%State{outcome: nil, unkillable: [_ | _] = os_pids}), do: {:error, {:unkillable, os_pids}}
+  # The list is empty where they cannot be seen (no /proc).
+  def result(%State{outcome: nil, unkillable: os_pids}) when is_list(os_pids),
+    do: {:error, {:unkillable, os_pids}}
+
   def result(%State{outcome: outcome}) when outcome != nil, do: outcome
 end

@@ -27,8 +27,9 @@ fn fork_server_read<'a>(env: Env<'a>, fork_server: Handle<ForkServer>, reference
     let said = fork_server.read(env, reference);
     said.iter()
         .map(|said| match said {
-            Said::Ready => atoms::ready(),
-            Said::EndOfFile => atoms::eof(),
+            Said::Lacks(lacking) => (atoms::lacks(), *lacking).encode(env),
+            Said::Ready => atoms::ready().encode(env),
+            Said::EndOfFile => atoms::eof().encode(env),
         })
         .collect::<Vec<_>>()
         .encode(env)

@@ -18,6 +18,7 @@ pub(crate) enum Failure {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Place {
     ForkServer,
+    DevNull,
     Socket,
     Send,
     Select,
@@ -40,6 +41,7 @@ impl Place {
     fn name(self) -> &'static str {
         match self {
             Place::ForkServer => "fork_server",
+            Place::DevNull => "dev_null",
             Place::Socket => "socket",
             Place::Send => "send",
             Place::Select => "select",

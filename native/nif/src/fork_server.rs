@@ -8,10 +8,12 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use protocol::socket::{self, Received, Wait};
 use protocol::{ADOPT, Decoder, Event, FORK_AHEAD, READY};
+use rustix::fs::FileType;
 use rustix::io::Errno;
 use rustix::net::RecvFlags;
-use rustler::{Encoder, Env, LocalPid, Monitor, Term};
+use rustler::{Atom, Encoder, Env, LocalPid, Monitor, Term};
 
+use crate::atoms;
 use crate::control::pidfd_kill;
 use crate::enif::{self, Direction, Fd, Handle, Resource, ResourceType};
 use crate::error::{Failure, Place};
@@ -58,8 +60,21 @@ impl Resource for ForkServer {
 
 /// What the fork server has said.
 pub(crate) enum Said {
+    /// The system does not have this.
+    Lacks(Atom),
     Ready,
     EndOfFile,
+}
+
+fn lacking(byte: u8) -> Option<Atom> {
+    match byte {
+        protocol::LACKS_SUBREAPER => Some(atoms::subreaper()),
+        protocol::LACKS_PARENT_DEATH_SIGNAL => Some(atoms::parent_death_signal()),
+        protocol::LACKS_PIDFDS => Some(atoms::pidfds()),
+        protocol::LACKS_PROC => Some(atoms::proc()),
+        protocol::LACKS_WAITID => Some(atoms::waitid()),
+        _ => None,
+    }
 }
 
 impl State {
@@ -125,7 +140,7 @@ impl Handle<ForkServer> {
             && !state.unsent.is_empty()
             && let Some(control) = &mut state.control
         {
-            let reference = crate::atoms::undefined().encode(env);
+            let reference = atoms::undefined().encode(env);
             enif::arm(env, self, control, Direction::Write, &state.listener, reference);
         }
         Ok(())
@@ -206,6 +221,7 @@ impl Handle<ForkServer> {
     ) -> Result<Self, Failure> {
         let failed = |errno| Failure::At(Place::ForkServer, errno);
         let (ours, theirs) = socket::pair().map_err(|errno| Failure::At(Place::Socket, errno))?;
+        check_null().map_err(|errno| Failure::At(Place::DevNull, errno))?;
         // No `pre_exec`: with SIGCHLD ignored, as the VM has it, std cannot wait for a child whose exec
         // failed there. The kernel reaps this child for the same reason, so it is not waited for.
         Command::new(std::ffi::OsStr::from_bytes(path))
@@ -272,6 +288,9 @@ impl Handle<ForkServer> {
                         return said;
                     }
                 }
+                Ok(Received::Bytes(_)) if lacking(byte[0]).is_some() => {
+                    said.extend(lacking(byte[0]).map(Said::Lacks));
+                }
                 // Without room for its fds it is of no use: it is ended and a new one started later.
                 Ok(Received::Bytes(_) | Received::EndOfFile | Received::FdsCut) | Err(_) => {
                     drop(guard);
@@ -300,6 +319,15 @@ impl Handle<ForkServer> {
         if let Some(control) = control {
             enif::stop(env, self, control);
         }
+    }
+}
+
+/// That /dev/null is one. Where `rm` has met root, it is a file, in which what commands say would pile up for
+/// others to read.
+fn check_null() -> Result<(), Errno> {
+    match FileType::from_raw_mode(rustix::fs::stat("/dev/null")?.st_mode) {
+        FileType::CharacterDevice => Ok(()),
+        _ => Err(Errno::NODEV),
     }
 }
 

@@ -6,6 +6,8 @@
 //!
 //! * fork server → VM, once: [`READY`] with two fds: the VM's end of the pool socket, and the fork server's
 //!   own pidfd (where the system has pidfds). Afterwards only end of file means anything.
+//! * fork server → VM, before that: one byte, `LACKS_…`, for each thing that the system does not have. Without
+//!   waitid(2) nothing can be done, and no [`READY`] comes.
 //! * VM → fork server: [`ADOPT`] with an fd: the shepherd's end of a new control socket. Fork a shepherd
 //!   for it. If that fails, `Failed { stage: Fork, .. }` is written to that socket.
 //! * VM → fork server: [`FORK_AHEAD`]: an idle shepherd was taken. Fork another.
@@ -17,3 +19,14 @@ pub const READY: u8 = b'R';
 pub const ADOPT: u8 = b'A';
 pub const FORK_AHEAD: u8 = b'F';
 pub const IDLE: u8 = b'I';
+
+/// prctl(2), `PR_SET_CHILD_SUBREAPER`.
+pub const LACKS_SUBREAPER: u8 = b's';
+/// prctl(2), `PR_SET_PDEATHSIG`.
+pub const LACKS_PARENT_DEATH_SIGNAL: u8 = b'd';
+/// pidfd_open(2) and pidfd_send_signal(2).
+pub const LACKS_PIDFDS: u8 = b'p';
+/// /proc, with the processes of this PID namespace.
+pub const LACKS_PROC: u8 = b'/';
+/// waitid(2).
+pub const LACKS_WAITID: u8 = b'w';

@@ -66,9 +66,13 @@ fn fork_for(job: &Job<'_>) -> Result<Child, Errno> {
         };
         child_pid(pid)
     };
+    // What sandboxes say to what they refuse, and old kernels to what they do not know.
+    let unknown = |errno| matches!(errno, Errno::INVAL | Errno::NOSYS | Errno::PERM);
     let pid = match clone(flags | libc::CLONE_PIDFD, &mut pidfd) {
-        // A kernel, or a sandbox, that knows no CLONE_PIDFD.
-        Err(Errno::INVAL) => clone(flags, &mut pidfd)?,
+        Err(errno) if unknown(errno) => match clone(flags, &mut pidfd) {
+            Err(errno) if unknown(errno) => return fork_copy_for(job),
+            other => other?,
+        },
         other => other?,
     };
     // SAFETY: clone(2) has put a new fd there, or left it -1.
@@ -77,7 +81,10 @@ fn fork_for(job: &Job<'_>) -> Result<Child, Errno> {
 }
 
 #[cfg(not(target_os = "linux"))]
-fn fork_for(job: &Job<'_>) -> Result<Child, Errno> {
+use fork_copy_for as fork_for;
+
+/// With fork(2).
+fn fork_copy_for(job: &Job<'_>) -> Result<Child, Errno> {
     match fork()? {
         Forked::Parent(pid) => Ok(Child { pid, pidfd: None }),
         Forked::Child => {
@@ -120,9 +127,7 @@ fn become_command(plan: &Plan) -> (Stage, Errno) {
         return (Stage::Cd, errno);
     }
     // Here: cgroup. After credentials, for the kernel clears it with them (prctl(2)):
-    if let Err(errno) = os::die_with_parent() {
-        return (Stage::Setup, errno);
-    }
+    os::die_with_parent();
     // A parent that died before that sends nothing any more.
     if rustix::process::getppid() != Some(plan.shepherd) {
         exit_now();

@@ -14,9 +14,25 @@ use rustix::process::{Pid, getpid};
 
 use crate::os::{self, Identity, Process, Signal};
 
+/// Where to look.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Place {
+    /// A process that was forked when those were that are looked for.
+    pub(crate) near: Pid,
+    /// Where orphans do not become ours: the session that is ours. Its leader must not be reaped yet.
+    pub(crate) session: Option<Pid>,
+}
+
+impl Place {
+    fn has(&self, process: &Process) -> bool {
+        self.session.is_some() && Pid::from_raw(process.session) == self.session
+    }
+}
+
 /// Who descends from us, from one of the children for which `is_root` holds.
 pub(crate) struct Family<'a> {
     me: Pid,
+    place: Place,
     is_root: &'a dyn Fn(Pid) -> bool,
     /// Those that were proven to: that stays so.
     proven: BTreeSet<Identity>,
@@ -33,7 +49,8 @@ impl Family<'_> {
         let Some(pinned) = os::pin(process.pid) else {
             return true;
         };
-        let is_ours = self.has(process.pid);
+        let is_ours =
+            self.has(process.pid) || os::process(process.pid).is_some_and(|process| self.place.has(&process));
         if is_ours {
             let _ = pinned.signal(signal);
         }
@@ -69,23 +86,28 @@ impl Family<'_> {
 }
 
 /// Visits the children for which `is_root` holds, zombies too, and everything below them, until one visit
-/// says that it is enough. Without /proc nothing is found.
+/// says that it is enough.
+///
+/// Without /proc only children are found, slice by slice ([`os::slices`]): what is below them becomes our
+/// child when its parents have ended.
 pub(crate) fn visit(
+    place: Place,
+    slice: i32,
     is_root: impl Fn(Pid) -> bool,
     mut visit: impl FnMut(&Process, &mut Family<'_>) -> ControlFlow<()>,
 ) {
     let me = getpid();
-    let Some(processes) = os::processes() else {
+    let Some(processes) = os::processes(slice, place.near) else {
         return;
     };
-    let mut family = Family { me, is_root: &is_root, proven: BTreeSet::new() };
+    let mut family = Family { me, place, is_root: &is_root, proven: BTreeSet::new() };
     let mut ours = BTreeSet::new();
     let mut others = Vec::new();
     let is_ours = |process: &Process, ours: &BTreeSet<i32>| {
         if process.parent == me.as_raw_nonzero().get() {
             is_root(process.pid)
         } else {
-            ours.contains(&process.parent)
+            ours.contains(&process.parent) || place.has(process)
         }
     };
     for process in processes {
@@ -120,6 +142,8 @@ pub(crate) struct Hunt {
     killing: bool,
     /// Those that the last look has signalled, or found signalled.
     known: BTreeSet<Identity>,
+    /// Where there are many: the next one.
+    slice: i32,
 }
 
 /// Those that are hunted may leave little of the processor to us. After so long a look ends, for there may be
@@ -137,12 +161,45 @@ pub(crate) enum Found {
 }
 
 impl Hunt {
-    pub(crate) fn look(&mut self, is_root: impl Fn(Pid) -> bool) -> Found {
+    pub(crate) fn look(&mut self, place: Place, is_root: impl Fn(Pid) -> bool) -> Found {
+        if os::slices() > 1 { self.look_at_slice(place, is_root) } else { self.look_at_all(place, is_root) }
+    }
+
+    /// Those that the last look has found.
+    pub(crate) fn found(&self) -> impl Iterator<Item = i32> {
+        self.known.iter().map(|(pid, _)| *pid)
+    }
+
+    /// A long search: whoever is found is killed at once, and looked for from the beginning.
+    fn look_at_slice(&mut self, place: Place, is_root: impl Fn(Pid) -> bool) -> Found {
+        let mut found = BTreeSet::new();
+        visit(place, self.slice, is_root, |process, family| {
+            if process.alive && family.signal(process, Signal::KILL) {
+                found.insert(process.identity());
+            }
+            ControlFlow::Continue(())
+        });
+        let next = self.slice + 1;
+        self.slice = if found.is_empty() && next < os::slices() { next } else { 0 };
+        if self.slice > 0 {
+            return Found::More;
+        }
+        let is_new = !found.is_subset(&self.known);
+        self.known = found;
+        match (self.known.is_empty(), is_new) {
+            (true, _) => Found::Nobody,
+            (false, true) => Found::More,
+            (false, false) => Found::Dying,
+        }
+    }
+
+    fn look_at_all(&mut self, place: Place, is_root: impl Fn(Pid) -> bool) -> Found {
+        const ALL: i32 = 0;
         let begin = Instant::now();
         let mut found = BTreeSet::new();
         let mut more = false;
         let mut cut = false;
-        visit(is_root, |process, family| {
+        visit(place, ALL, is_root, |process, family| {
             if !process.alive {
                 return ControlFlow::Continue(());
             }

@@ -5,13 +5,13 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use protocol::socket::{self, Received, Wait};
-use protocol::{ADOPT, Event, FORK_AHEAD, IDLE, Message, READY, Stage};
+use protocol::{ADOPT, Event, FORK_AHEAD, IDLE, LACKS_WAITID, Message, READY, Stage};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
-use rustix::process::{Pid, WaitOptions};
+use rustix::process::{Pid, WaitOptions, getpid};
 
 use crate::child::{Forked, fork};
-use crate::descendants::{Found, Hunt};
+use crate::descendants::{Found, Hunt, Place};
 use crate::os::{self, Watched};
 use crate::supervise;
 
@@ -43,7 +43,7 @@ pub(crate) fn run() -> Result<(), Errno> {
     // EPERM: it leads a session already.
     let _ = rustix::process::setsid();
     rustix::process::chdir("/")?;
-    os::become_subreaper()?;
+    os::become_subreaper();
     os::ignore_terminal_and_stop_signals()?;
     os::watch_children()?;
     let pool = announce(control.as_fd())?;
@@ -51,6 +51,7 @@ pub(crate) fn run() -> Result<(), Errno> {
     ForkServer {
         vm: Some(vm),
         shepherds: BTreeSet::new(),
+        newest: None,
         to_fork: IDLE_SHEPHERDS,
         refused: false,
         orphans: None,
@@ -59,10 +60,17 @@ pub(crate) fn run() -> Result<(), Errno> {
     .serve()
 }
 
-/// `READY`, with the VM's end of the pool socket and our pidfd. Returns our end.
+/// What is lacking, and `READY`, with the VM's end of the pool socket and our pidfd. Returns our end.
 fn announce(control: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
+    let lacks = os::lacks();
+    if !lacks.is_empty() {
+        socket::send(control, &lacks, &[], Wait::Block)?;
+    }
+    if lacks.contains(&LACKS_WAITID) {
+        return Err(Errno::NOSYS);
+    }
     let (ours, vms) = socket::pair()?;
-    let pidfd = os::pidfd(rustix::process::getpid());
+    let pidfd = os::pidfd(getpid());
     let fds: Vec<BorrowedFd<'_>> = [&vms].into_iter().chain(&pidfd).map(AsFd::as_fd).collect();
     socket::send(control, &[READY], &fds, Wait::Block)?;
     Ok(ours)
@@ -77,6 +85,8 @@ struct ForkServer {
     /// `None` when it is gone.
     vm: Option<Vm>,
     shepherds: BTreeSet<i32>,
+    /// The shepherd that was forked last.
+    newest: Option<Pid>,
     /// Idle shepherds that are missing.
     to_fork: usize,
     /// The last idle shepherd could not be handed over: its end is no occasion to fork another.
@@ -157,6 +167,7 @@ impl ForkServer {
         match fork() {
             Ok(Forked::Parent(pid)) => {
                 self.shepherds.insert(pid.as_raw_nonzero().get());
+                self.newest = Some(pid);
                 say_forked(socket.as_fd(), pid);
                 Ok(())
             }
@@ -190,7 +201,9 @@ impl ForkServer {
             return;
         };
         let shepherds = &self.shepherds;
-        self.orphans = match self.hunt.look(|pid| !shepherds.contains(&pid.as_raw_nonzero().get())) {
+        let place = Place { near: self.newest.unwrap_or_else(getpid), session: None };
+        let is_orphan = |pid: Pid| !shepherds.contains(&pid.as_raw_nonzero().get());
+        self.orphans = match self.hunt.look(place, is_orphan) {
             Found::Nobody => None,
             Found::Dying => Some((pause * 2).min(LONGEST_PAUSE)),
             Found::More => Some(Duration::ZERO),

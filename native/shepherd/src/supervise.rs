@@ -11,7 +11,7 @@ use rustix::process::{Pid, WaitOptions};
 
 use crate::channel::{Channel, Incoming};
 use crate::child::Child;
-use crate::descendants::{self, Found, Hunt};
+use crate::descendants::{self, Found, Hunt, Place};
 use crate::escalation::{Escalation, Step};
 use crate::launch::{Failure, launch};
 use crate::os::{self, EndedChild, Signal, Watched, Woken};
@@ -20,10 +20,13 @@ use crate::plan::Plan;
 /// For so long `Started` may wait for the exit, where nobody waits for it.
 const SOON: Duration = Duration::from_millis(2);
 
+/// Where orphans do not come to us, nothing tells of their end: so often it is looked whether they live.
+const ORPHANS_PAUSE: Duration = Duration::from_millis(10);
+
 /// Returns when everything is over. An error means that this shepherd cannot go on; the fork server, which
 /// sees that it did not end well, then kills what it leaves.
 pub(crate) fn run(socket: OwnedFd) -> Result<(), Errno> {
-    os::become_subreaper()?;
+    os::become_subreaper();
     let mut channel = Channel::new(socket);
     let spawn = match channel.receive() {
         Incoming::Request(Request::Spawn(spawn)) => *spawn,
@@ -112,9 +115,14 @@ impl Shepherd {
             }
             channel.flush();
             let announcement = self.unannounced.as_ref().map(|(_, due)| *due);
-            let deadline = self.escalation.deadline().into_iter().chain(announcement).min();
+            let orphans_elsewhere = self.exited && !os::is_subreaper();
+            let look = orphans_elsewhere.then(|| now + ORPHANS_PAUSE);
+            let deadline = self.escalation.deadline().into_iter().chain(announcement).chain(look).min();
             let timeout = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
             woken = os::wait(channel.watched().as_slice(), timeout)?;
+            if orphans_elsewhere {
+                woken = Woken::ByChild;
+            }
         }
     }
 
@@ -177,7 +185,7 @@ impl Shepherd {
 
     /// Once the command is a zombie, waiting for any child always gives that one: the others one by one.
     fn reap_orphans(&self) {
-        os::children().into_iter().filter(|child| *child != self.command).for_each(reap);
+        os::children(self.command).into_iter().filter(|child| *child != self.command).for_each(reap);
     }
 
     /// An error is no wish of the VM's: a stop would look as if the command had ended by itself.
@@ -237,6 +245,8 @@ impl Shepherd {
     fn stop_others(&self) {
         let kill_at = self.escalation.deadline();
         descendants::visit(
+            self.place(),
+            0,
             |_| true,
             |process, family| {
                 if process.group != self.command.as_raw_nonzero().get() {
@@ -258,14 +268,24 @@ impl Shepherd {
 
     fn kill_all(&mut self) {
         self.kill_group();
-        if self.hunt.look(|_| true) == Found::More {
+        if self.hunt.look(self.place(), |_| true) == Found::More {
             self.escalation.look_again(Instant::now());
         }
     }
 
+    fn place(&self) -> Place {
+        Place { near: self.command, session: (!os::is_subreaper()).then_some(self.command) }
+    }
+
     fn living(&self) -> Vec<i32> {
+        // As the last look has found them: a new one would take too long.
+        if os::slices() > 1 {
+            return self.hunt.found().collect();
+        }
         let mut living = Vec::new();
         descendants::visit(
+            self.place(),
+            0,
             |_| true,
             |process, _family| {
                 if process.alive {

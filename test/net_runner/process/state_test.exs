@@ -190,6 +190,20 @@ defmodule NetRunner.Process.StateTest do
       assert State.result(state) == {:error, :shepherd_died}
     end
 
+    test "may know that something cannot be killed, but not what" do
+      {effects, state} = run([{:started, 7}, await_done("a", :ok_and_end), stop(), {:unkillable, []}])
+      assert List.last(effects) == {:end, false, [{"a", {:error, {:unkillable, []}}}]}
+      assert State.result(state) == {:error, {:unkillable, []}}
+    end
+
+    test "is given up when it cannot be killed, which is no success of a stop" do
+      {_effects, state} =
+        run([{:started, 7}, await_done("a", :ok_and_end), stop(), timeout(:stop), timeout(:probe)])
+
+      assert {effects, _state} = State.abandon(state)
+      assert List.last(effects) == {:end, false, [{"a", {:error, :shepherd_died}}]}
+    end
+
     test "is asked again when it answers" do
       {effects, state} = run([{:started, 7}, stop(), timeout(:stop), {:signalled, :ok}])
       assert effects == [{:disarm, :probe}, {:arm, :stop, 2_000}]

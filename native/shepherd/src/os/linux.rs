@@ -2,7 +2,9 @@
 
 use std::ffi::c_int;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, ppoll};
@@ -14,16 +16,48 @@ use rustix::pipe::PipeFlags;
 use rustix::process::{Pid, PidfdFlags, WaitId, WaitIdOptions, getpid, pidfd_open};
 
 use super::unix::{exit, from_nix, last_errno};
-use super::{EndedChild, Signal, Watched, Woken};
+use super::{EndedChild, Process, Signal, Watched, Woken};
 
-/// Orphaned descendants become children of this process (prctl(2)): nothing gets away by forking twice.
-pub(crate) fn become_subreaper() -> Result<(), Errno> {
-    rustix::process::set_child_subreaper(Some(getpid()))
+static SUBREAPER: AtomicBool = AtomicBool::new(false);
+
+/// Orphaned descendants become children of this process (prctl(2)): nothing gets away by forking twice. A
+/// sandbox may refuse it: then orphans are lost, but for those in the command's session.
+pub(crate) fn become_subreaper() {
+    let is_subreaper = rustix::process::set_child_subreaper(Some(getpid())).is_ok();
+    SUBREAPER.store(is_subreaper, Ordering::Relaxed);
+}
+
+pub(crate) fn is_subreaper() -> bool {
+    SUBREAPER.load(Ordering::Relaxed)
 }
 
 /// SIGKILL to this process when its parent ends. Cleared when credentials change, so it is set after them.
-pub(crate) fn die_with_parent() -> Result<(), Errno> {
-    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
+/// It fails only where a sandbox refuses it; then the fork server is left to kill what a shepherd leaves.
+pub(crate) fn die_with_parent() {
+    let _ = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL));
+}
+
+/// What this system, or the sandbox around us, does not have, for the VM to know.
+pub(crate) fn lacks() -> Vec<u8> {
+    let no_death_signal = rustix::process::set_parent_process_death_signal(None).is_err();
+    let lacks = [
+        (protocol::LACKS_SUBREAPER, !is_subreaper()),
+        (protocol::LACKS_PARENT_DEATH_SIGNAL, no_death_signal),
+        (protocol::LACKS_PIDFDS, !has_pidfds()),
+        (protocol::LACKS_PROC, !super::proc::is_ours()),
+        (protocol::LACKS_WAITID, ended_child().is_err()),
+    ];
+    lacks.into_iter().filter_map(|(byte, lacking)| lacking.then_some(byte)).collect()
+}
+
+/// Whether processes can be pinned and signalled by pidfds: Linux 5.3, and no sandbox in the way.
+fn has_pidfds() -> bool {
+    static HAS_PIDFDS: OnceLock<bool> = OnceLock::new();
+    *HAS_PIDFDS.get_or_init(|| {
+        const NO_SIGNAL: Signal = Signal(0);
+        pidfd_open(getpid(), PidfdFlags::empty())
+            .is_ok_and(|pidfd| PinnedProcess(pidfd).signal(NO_SIGNAL).is_ok())
+    })
 }
 
 /// The default disposition for one signal. The raw call also takes 32 and 33, which libc keeps to itself.
@@ -53,12 +87,15 @@ pub(crate) fn close_all_but(keep: BorrowedFd<'_>) {
     if below && above {
         return;
     }
-    // Before Linux 5.9: one by one. What is open is in /proc; without that, all that may be open.
+    // Before Linux 5.9: one by one. What is open is in /proc; without that, all that may be open, up to a
+    // limit of ours, for the system's may be a thousand million. The lowest free number is taken (open(2)),
+    // so above it is only what the VM had opened up there without close-on-exec.
+    const HIGHEST: u64 = 1 << 16;
     let open: Vec<u32> = match std::fs::read_dir("/proc/self/fd") {
         Ok(entries) => entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect(),
         Err(_) => {
             let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
-            (0..u32::try_from(limit.unwrap_or(1 << 20)).unwrap_or(1 << 20)).collect()
+            (0..u32::try_from(limit.unwrap_or(HIGHEST).min(HIGHEST)).unwrap_or(0)).collect()
         }
     };
     for fd in open.into_iter().filter(|fd| *fd >= FIRST && *fd != keep) {
@@ -101,9 +138,9 @@ pub(crate) fn error_pipe() -> Result<(OwnedFd, OwnedFd), Errno> {
 pub(crate) const HANG_UP: rustix::event::PollFlags = rustix::event::PollFlags::RDHUP;
 
 /// The pidfd of this process, or of a child that is not reaped: others may have ended, and their numbers be
-/// those of strangers. `None` before Linux 5.3.
+/// those of strangers. `None` where there are none, or where they are of no use.
 pub(crate) fn pidfd(pid: Pid) -> Option<OwnedFd> {
-    pidfd_open(pid, PidfdFlags::empty()).ok()
+    has_pidfds().then(|| pidfd_open(pid, PidfdFlags::empty()).ok()).flatten()
 }
 
 /// A child that has ended. It is not reaped: its pid, and with it the number of its group, can belong to
@@ -158,43 +195,70 @@ fn number(value: libc::c_long) -> u64 {
     u64::try_from(value).unwrap_or(0)
 }
 
-/// Whether a child lives; zombies do not. Without WEXITED, waitid(2) has nothing to wait for in a zombie
-/// and fails with ECHILD when there is nothing else. As every descendant of a subreaper is its child or
-/// below one, "no" means that no descendant is alive.
-pub(crate) fn any_child_alive(_group: Pid) -> bool {
+/// Whether anything of the command lives, beside the command once it is a zombie: without WEXITED, waitid(2)
+/// has nothing to wait for in a zombie and fails with ECHILD when there is nothing else. As every descendant
+/// of a subreaper is its child or below one, "no" means that no descendant is alive. Without a subreaper the
+/// session is looked at, too.
+pub(crate) fn any_child_alive(command: Pid) -> bool {
     let options = WaitIdOptions::STOPPED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
-    !matches!(rustix::process::waitid(WaitId::All, options), Err(Errno::CHILD))
+    let child_lives = !matches!(rustix::process::waitid(WaitId::All, options), Err(Errno::CHILD));
+    if child_lives || is_subreaper() {
+        return child_lives;
+    }
+    let session = command.as_raw_nonzero().get();
+    let mut processes = super::proc::processes(0, command).into_iter().flatten();
+    processes.any(|process| process.session == session && process.alive)
 }
 
 /// A process that is signalled, or nothing: its pid may go to another meanwhile.
-pub(crate) struct PinnedProcess(Pinned);
+pub(crate) struct PinnedProcess(OwnedFd);
 
-enum Pinned {
-    Pidfd(OwnedFd),
-    /// Before Linux 5.3.
-    Number(Pid),
-}
-
-/// Pins a process; `None` when there is none.
+/// Pins a process. `None` when there is none; and without pidfds, for its number could be another's by the
+/// time it is used. Such a one is reached when its parents are gone, as our own child.
 pub(crate) fn pin(pid: Pid) -> Option<PinnedProcess> {
-    match pidfd_open(pid, PidfdFlags::empty()) {
-        Ok(pidfd) => Some(PinnedProcess(Pinned::Pidfd(pidfd))),
-        Err(Errno::SRCH) => None,
-        Err(_) => Some(PinnedProcess(Pinned::Number(pid))),
-    }
+    pidfd_open(pid, PidfdFlags::empty()).ok().filter(|_| has_pidfds()).map(PinnedProcess)
 }
 
 impl PinnedProcess {
     pub(crate) fn signal(&self, signal: Signal) -> Result<(), Errno> {
-        let pidfd = match &self.0 {
-            Pinned::Number(pid) => return super::kill_process(*pid, signal),
-            Pinned::Pidfd(pidfd) => pidfd.as_fd().as_raw_fd(),
-        };
         let no_info = std::ptr::null::<libc::siginfo_t>();
+        let pidfd = self.0.as_raw_fd();
         // SAFETY: pidfd_send_signal(2) with an open pidfd and no siginfo.
         match unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd, signal.0, no_info, 0_u32) } {
             0 => Ok(()),
             _ => Err(last_errno()),
         }
     }
+}
+
+/// Pids in one slice of [`children_by_number`], and PID_MAX_LIMIT of the kernel, on 64 bits.
+const SLICE: i32 = 1 << 16;
+const HIGHEST_PID: i32 = 1 << 22;
+pub(super) const SLICES: i32 = 1 + HIGHEST_PID / SLICE;
+
+/// The living and dead children of this process, found without /proc: a pid that is not a child's is ECHILD
+/// (waitid(2)), and that of a child is safe, for nobody else has it before we reap it. That takes half a
+/// microsecond each and two seconds for all, too long to be deaf: so it is done in slices.
+pub(super) fn children_by_number(slice: i32, near: Pid) -> impl Iterator<Item = Process> {
+    let before = match slice {
+        // Pids are given out in rising order.
+        0 => (near.as_raw_nonzero().get() - SLICE / 2).max(0),
+        _ => (slice - 1) * SLICE,
+    };
+    (before + 1..=before + SLICE).filter_map(|pid| child_by_number(Pid::from_raw(pid)?))
+}
+
+fn child_by_number(pid: Pid) -> Option<Process> {
+    let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+    let ended = rustix::process::waitid(WaitId::Pid(pid), options).ok()?;
+    let number = |pid: Pid| pid.as_raw_nonzero().get();
+    Some(Process {
+        pid,
+        parent: number(getpid()),
+        group: rustix::process::getpgid(Some(pid)).map_or(0, number),
+        session: rustix::process::getsid(Some(pid)).map_or(0, number),
+        // A number that is not reaped means no other.
+        start: 0,
+        alive: ended.is_none(),
+    })
 }

@@ -22,12 +22,17 @@ pub(crate) const HIGHEST_SIGNAL: c_int = 31;
 /// That the peer has closed its end; poll(2) has nothing for its sending direction alone.
 pub(crate) const HANG_UP: PollFlags = PollFlags::HUP;
 
-pub(crate) fn become_subreaper() -> Result<(), Errno> {
-    Ok(())
+pub(crate) fn become_subreaper() {}
+
+pub(crate) fn is_subreaper() -> bool {
+    false
 }
 
-pub(crate) fn die_with_parent() -> Result<(), Errno> {
-    Ok(())
+pub(crate) fn die_with_parent() {}
+
+/// What no macOS has is no news.
+pub(crate) fn lacks() -> Vec<u8> {
+    Vec::new()
 }
 
 pub(crate) fn pidfd(_pid: Pid) -> Option<OwnedFd> {
@@ -168,12 +173,16 @@ pub(crate) fn resource(resource: protocol::Resource) -> Option<Resource> {
     })
 }
 
-pub(crate) fn processes() -> Option<std::iter::Empty<Process>> {
+pub(crate) fn slices() -> i32 {
+    1
+}
+
+pub(crate) fn processes(_slice: i32, _near: Pid) -> Option<std::iter::Empty<Process>> {
     None
 }
 
 /// The command, which is not reaped here.
-pub(crate) fn children() -> Vec<Pid> {
+pub(crate) fn children(_near: Pid) -> Vec<Pid> {
     Vec::new()
 }
 

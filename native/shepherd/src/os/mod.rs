@@ -19,7 +19,7 @@ pub(crate) use rights::{
 #[path = "linux.rs"]
 mod system;
 #[cfg(target_os = "linux")]
-pub(crate) use proc::{children, process, processes};
+pub(crate) use proc::{children, process, processes, slices};
 
 #[cfg(target_vendor = "apple")]
 #[path = "macos.rs"]
@@ -27,12 +27,12 @@ mod system;
 #[cfg(target_vendor = "apple")]
 pub(crate) use system::{
     children, drop_capabilities, nice_session, process, processes, regain_root_group, regain_root_user,
-    resource, set_gid, set_groups, set_uid,
+    resource, set_gid, set_groups, set_uid, slices,
 };
 
 pub(crate) use system::{
     HANG_UP, HIGHEST_SIGNAL, any_child_alive, become_subreaper, close_all_but, die_with_parent, ended_child,
-    error_pipe, pidfd, pin, reset_disposition, wait,
+    error_pipe, is_subreaper, lacks, pidfd, pin, reset_disposition, wait,
 };
 
 use std::os::fd::BorrowedFd;
@@ -70,6 +70,7 @@ pub(crate) struct Process {
     /// 0 where there is none.
     pub(crate) parent: i32,
     pub(crate) group: i32,
+    pub(crate) session: i32,
     /// Clock ticks since the system has started.
     pub(crate) start: u64,
     /// Not a zombie, or one whose other threads run on.

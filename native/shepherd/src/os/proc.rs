@@ -7,28 +7,50 @@ use rustix::process::{Pid, getpid};
 
 use super::Process;
 
-/// All processes that /proc shows, by rising pid; `None` without /proc. Read while it goes: a process that
-/// appears during the walk, with a higher pid, is found by it.
-pub(crate) fn processes() -> Option<impl Iterator<Item = Process>> {
+/// How many slices of processes there are: all at once from /proc. Without it, or where it shows those of
+/// another PID namespace, there are only our children, and many slices.
+pub(crate) fn slices() -> i32 {
+    if is_ours() { 1 } else { super::system::SLICES }
+}
+
+/// The processes of a slice, from /proc by rising pid. Of many slices the first is that around `near`, which
+/// was forked when those were that are looked for. Read while it goes: a process that appears during the
+/// walk, with a higher pid, is found by it.
+pub(crate) fn processes(slice: i32, near: Pid) -> Option<Box<dyn Iterator<Item = Process>>> {
+    if !is_ours() {
+        return Some(Box::new(super::system::children_by_number(slice, near)));
+    }
     let entries = std::fs::read_dir("/proc").ok()?;
-    // Without a process in it, it is not a proc file system.
-    process(getpid())?;
-    Some(entries.filter_map(|entry| {
+    Some(Box::new(entries.filter_map(|entry| {
         let pid = entry.ok()?.file_name().to_str()?.parse().ok()?;
         process(Pid::from_raw(pid)?)
-    }))
+    })))
+}
+
+/// Whether the pids in /proc are those that this process knows, and the one that it has itself. In a PID
+/// namespace with the /proc of the one above, they name other processes (pid_namespaces(7)).
+pub(super) fn is_ours() -> bool {
+    let me = getpid().to_string();
+    let is_own_name = std::fs::read_link("/proc/self").is_ok_and(|name| name.as_os_str() == me.as_str());
+    // One pid for each namespace from that of /proc down to ours; before Linux 4.1 the line is missing.
+    is_own_name
+        && std::fs::read_to_string("/proc/self/status").is_ok_and(|status| {
+            let mut lines = status.lines();
+            lines.find_map(|line| line.strip_prefix("NSpid:")).is_none_or(|pids| pids.trim() == me)
+        })
 }
 
 /// The children of this process, zombies too. It has one thread, so one list; a kernel may be built without
 /// it (proc_pid_children(5)).
-pub(crate) fn children() -> Vec<Pid> {
+pub(crate) fn children(near: Pid) -> Vec<Pid> {
     let me = getpid();
     match std::fs::read_to_string(format!("/proc/self/task/{me}/children")) {
-        Ok(pids) => {
+        Ok(pids) if is_ours() => {
             pids.split_ascii_whitespace().filter_map(|pid| Pid::from_raw(pid.parse().ok()?)).collect()
         }
-        Err(_) => {
-            let children = processes().into_iter().flatten();
+        _ => {
+            // Of many slices the likely one: who is not reaped now is reaped in the end.
+            let children = processes(0, near).into_iter().flatten();
             children
                 .filter(|process| process.parent == me.as_raw_nonzero().get())
                 .map(|child| child.pid)
@@ -57,12 +79,14 @@ fn parse_stat(pid: Pid, stat: &[u8]) -> Option<Process> {
     let state = fields.next()?;
     let parent = fields.next()?.parse().ok()?;
     let group = fields.next()?.parse().ok()?;
-    // Field 20; group was field 5.
-    let threads: i32 = fields.nth(14)?.parse().ok()?;
+    let session = fields.next()?.parse().ok()?;
+    // Field 20; session was field 6.
+    let threads: i32 = fields.nth(13)?.parse().ok()?;
     // Field 22.
     let start = fields.nth(1)?.parse().ok()?;
     // A thread group whose leader has ended while others run shows the leader's Z.
-    Some(Process { pid, parent, group, start, alive: !matches!(state, "Z" | "X") || threads > 1 })
+    let alive = !matches!(state, "Z" | "X") || threads > 1;
+    Some(Process { pid, parent, group, session, start, alive })
 }
 
 #[cfg(test)]
@@ -77,7 +101,8 @@ mod tests {
     fn a_program_name_may_hold_anything() {
         for name in ["sh", "a b", ") Z 1 1 (", ")", "((", "\n"] {
             let found = parse(&format!("7 ({name}) S 3 4 5 0 -1 0 0 0 0 0 0 0 0 0 20 0 1 0 9 0")).unwrap();
-            assert_eq!((found.parent, found.group, found.start, found.alive), (3, 4, 9, true), "{name}");
+            assert_eq!((found.parent, found.group, found.session), (3, 4, 5), "{name}");
+            assert_eq!((found.start, found.alive), (9, true), "{name}");
         }
     }
 
@@ -94,8 +119,25 @@ mod tests {
     }
 
     #[test]
+    fn children_are_found_by_their_numbers_too() {
+        let mut child =
+            std::process::Command::new("cat").stdin(std::process::Stdio::piped()).spawn().unwrap();
+        let pid = child.id().cast_signed();
+        let find = || {
+            super::super::system::children_by_number(0, getpid())
+                .find(|found| found.pid.as_raw_nonzero().get() == pid)
+        };
+        let found = find().unwrap();
+        assert!(found.alive);
+        assert_eq!(found.parent, getpid().as_raw_nonzero().get());
+        child.kill().unwrap();
+        while find().unwrap().alive {}
+        child.wait().unwrap();
+    }
+
+    #[test]
     fn this_process_is_in_the_table() {
-        let me = processes().unwrap().find(|process| process.pid == getpid()).unwrap();
+        let me = processes(0, getpid()).unwrap().find(|process| process.pid == getpid()).unwrap();
         assert!(me.alive);
         assert_eq!(me.parent, Pid::as_raw(rustix::process::getppid()));
     }
