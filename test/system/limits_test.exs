@@ -140,11 +140,12 @@ defmodule NetRunner.System.LimitsTest do
     end
 
     test "counts among all that run, not only within the command's own session" do
-      if File.exists?("/proc/self/autogroup") do
+      # Without CAP_SYS_ADMIN only one process of the whole system may set it in 100 ms.
+      if File.exists?("/proc/self/autogroup") and System.cmd("id", ["-u"]) == {"0\n", 0} do
         assert {out, 0} = NetRunner.run(~w(cat /proc/self/autogroup), nice: 11)
         assert out =~ ~r/ nice 11$/m
       else
-        IO.puts(:stderr, "not tested: this kernel has no autogroups")
+        IO.puts(:stderr, "not tested: this kernel has no autogroups, or we are not root")
       end
     end
 

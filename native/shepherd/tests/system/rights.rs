@@ -46,7 +46,8 @@ fn output(command: Cmd) -> String {
 #[test]
 fn niceness_is_the_value_itself_and_that_of_the_session() {
     assert_eq!(output(nice(sh("nice"), 7)), "7\n");
-    if fs::exists("/proc/self/autogroup").unwrap() {
+    // Without CAP_SYS_ADMIN only one process of the whole system may set it in 100 ms.
+    if is_root() && fs::exists("/proc/self/autogroup").unwrap() {
         assert!(output(nice(sh("cat /proc/self/autogroup"), 7)).ends_with(" nice 7\n"));
     }
     if is_root() {
