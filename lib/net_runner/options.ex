@@ -15,7 +15,7 @@ defmodule NetRunner.Options do
   @ms_or_infinity {:or, @ms, :infinity}
   @bytes {:integer, 0..0xFFFF_FFFF_FFFF_FFFF, "bytes"}
 
-  @everywhere [:run, :capture, :stream, :process]
+  @everywhere [:run, :capture, :stream, :process, :daemon]
 
   @schema [
     input: [
@@ -71,13 +71,14 @@ defmodule NetRunner.Options do
         run: {:output, [:consume, :capture, :redirect, :disabled, :inherit]},
         capture: {:output, [:consume, :capture, :redirect, :disabled, :inherit]},
         stream: {:output, [:consume, :stream, :redirect, :disabled, :inherit]},
-        process: {:output, [:consume, :pipe, :redirect, :disabled, :inherit]}
+        process: {:output, [:consume, :pipe, :redirect, :disabled, :inherit]},
+        daemon: {:output, [:consume, :pipe, :redirect, :disabled, :inherit]}
       },
       default: :consume,
       doc:
         "where stderr goes: `:consume`, read, and only the end of it kept; `:capture` (run), all of it " <>
           "returned; `:stream` (stream), the elements become `{:stdout, binary}`, `{:stderr, binary}` and at " <>
-          "last `{:exit, status}`; `:pipe` (Process), for you to read; `:redirect`, to where stdout goes; " <>
+          "last `{:exit, status}`; `:pipe` (Process, Daemon), for you to read, or for `:on_output`; `:redirect`, to where stdout goes; " <>
           "`:disabled`, `:inherit`, `{:file, path}` and `{:append, path}` as with `:stdout`"
     ],
     stderr_tail_bytes: [
@@ -175,9 +176,50 @@ defmodule NetRunner.Options do
       doc: "the process whose death ends the command, a pid of this node, or `nil` for none"
     ],
     name: [
-      types: %{process: :server_name},
+      types: %{process: :server_name, daemon: :server_name},
       default: nil,
       doc: "a name for the server, as in `GenServer.start_link/3`"
+    ],
+    on_output: [
+      types: %{daemon: :on_output},
+      default: :discard,
+      doc:
+        "what becomes of the output: `:discard`; `:log`; a function of a chunk; a function of `:stdout` or " <>
+          "`:stderr` and a chunk; `{:send, pid}`, which gets `{daemon, {:stdout | :stderr, chunk}}`"
+    ],
+    log_level: [
+      types: %{daemon: {:one_of, Logger.levels()}},
+      default: :info,
+      doc: "the level of the lines, with `on_output: :log`"
+    ],
+    log_prefix: [
+      types: %{daemon: :string},
+      default: "",
+      doc: "what is put before each line, with `on_output: :log`"
+    ],
+    log_metadata: [
+      types: %{daemon: :keywords},
+      default: [],
+      doc: "metadata of the lines, with `on_output: :log`"
+    ],
+    wait_for: [
+      types: %{daemon: {:function, 0}},
+      default: nil,
+      doc:
+        "a function that is called, every 50 ms, until it returns a true value; the command is started then. One " <>
+          "that raises is called again"
+    ],
+    ready: [
+      types: %{daemon: :ready},
+      default: nil,
+      doc:
+        "when the command is ready: a function as for `:wait_for`; `{:tcp, host, port}`, when a connection to it " <>
+          "is accepted; a regular expression, when the output, of which the last 64 KiB are looked at, matches it"
+    ],
+    ready_timeout: [
+      types: %{daemon: @ms_or_infinity},
+      default: 30_000,
+      doc: "milliseconds for `:wait_for`, and for `:ready`; then the start fails with `:ready_timeout`"
     ]
   ]
 
@@ -194,7 +236,8 @@ defmodule NetRunner.Options do
     run: "NetRunner.run/2",
     capture: "NetRunner.capture/2",
     stream: "NetRunner.stream/2",
-    process: "NetRunner.Process"
+    process: "NetRunner.Process",
+    daemon: "NetRunner.Daemon"
   }
 
   defstruct for {name, entry} <- @schema, do: {name, entry[:default]}
@@ -227,13 +270,31 @@ defmodule NetRunner.Options do
           leftovers: :kill | :keep,
           success: [0..255 | Range.t()] | :any,
           owner: nil | pid(),
-          name: nil | GenServer.name()
+          name: nil | GenServer.name(),
+          on_output: on_output(),
+          log_level: Logger.level(),
+          log_prefix: binary(),
+          log_metadata: keyword(),
+          wait_for: nil | (-> term()),
+          ready: nil | (-> term()) | {:tcp, host(), :inet.port_number()} | Regex.t(),
+          ready_timeout: timeout()
         }
 
   @type env :: [{binary(), binary() | nil}] | {:replace, [{binary(), binary() | nil}]}
 
   @typedoc "Output that does not come through the VM."
   @type elsewhere :: :inherit | {:file, binary()} | {:append, binary()}
+
+  @typedoc "What becomes of a daemon's output."
+  @type on_output ::
+          :discard
+          | :log
+          | (binary() -> term())
+          | (:stdout | :stderr, binary() -> term())
+          | {:send, pid()}
+
+  @typedoc "A name or an address."
+  @type host :: :inet.socket_address() | :inet.hostname()
 
   @typedoc "A resource limit; `nil` is none."
   @type limit :: non_neg_integer() | nil
@@ -242,7 +303,7 @@ defmodule NetRunner.Options do
   @type principal :: binary() | non_neg_integer()
 
   @typedoc "The function that takes the options."
-  @type function_name :: :run | :capture | :stream | :process
+  @type function_name :: :run | :capture | :stream | :process | :daemon
 
   @doc """
   The options of a function, checked, defaults filled in. Must be called in the process of the caller, which
@@ -268,8 +329,17 @@ defmodule NetRunner.Options do
     List.foldr(opts, %__MODULE__{owner: self()}, fn {name, value}, options ->
       Map.replace!(options, name, cast!(function, types, name, value))
     end)
+    |> default_stderr(function, opts)
     |> check_combinations!(function, opts)
   end
+
+  # Who is told which of the two it is, or writes a log, wants both.
+  defp default_stderr(%{on_output: on_output} = options, :daemon, opts) do
+    wants_both? = on_output == :log or is_function(on_output, 2) or is_tuple(on_output)
+    if wants_both? and not Keyword.has_key?(opts, :stderr), do: %{options | stderr: :pipe}, else: options
+  end
+
+  defp default_stderr(options, _function, _opts), do: options
 
   defp cast!(function, types, name, value) do
     case types do
@@ -357,6 +427,15 @@ defmodule NetRunner.Options do
        "#{with_stdout} there is no output to limit#{limit_of_files(options.stdout)}"},
       {:idle_timeout, no_output,
        "#{with_stdout} and stderr: #{inspect(options.stderr)} no output is ever seen"},
+      {:on_output, no_stdout and options.stderr != :pipe and options.on_output != :discard,
+       "#{with_stdout} and stderr: #{inspect(options.stderr)} there is no output"},
+      {:ready, is_struct(options.ready, Regex) and no_stdout and options.stderr != :pipe,
+       "#{with_stdout} and stderr: #{inspect(options.stderr)} there is no output that could match"},
+      {:ready_timeout, options.ready == nil and options.wait_for == nil,
+       "without :ready and :wait_for nothing is waited for"},
+      {:log_level, options.on_output != :log, "without on_output: :log nothing is logged"},
+      {:log_prefix, options.on_output != :log, "without on_output: :log nothing is logged"},
+      {:log_metadata, options.on_output != :log, "without on_output: :log nothing is logged"},
       {:stderr_tail_bytes, options.stderr not in [:consume, :capture, :stream],
        "with stderr: #{inspect(options.stderr)} nothing of stderr is kept"}
     ]

@@ -5,7 +5,7 @@ defmodule NetRunner.OptionsTest do
 
   doctest Options
 
-  @functions [:run, :capture, :stream, :process]
+  @functions [:run, :capture, :stream, :process, :daemon]
 
   test "without options every field has its default" do
     assert Options.new(:run, []) == %Options{
@@ -101,7 +101,8 @@ defmodule NetRunner.OptionsTest do
         run: [:consume, :capture, :redirect, :disabled, :inherit],
         capture: [:consume, :capture, :redirect, :disabled, :inherit],
         stream: [:consume, :stream, :redirect, :disabled, :inherit],
-        process: [:consume, :pipe, :redirect, :disabled, :inherit]
+        process: [:consume, :pipe, :redirect, :disabled, :inherit],
+        daemon: [:consume, :pipe, :redirect, :disabled, :inherit]
       }
 
       for function <- @functions, mode <- modes do

@@ -20,6 +20,11 @@ defmodule NetRunner.Options.Type do
           | :signal
           | :statuses
           | :collectable
+          | :on_output
+          | :string
+          | :keywords
+          | :ready
+          | {:function, arity()}
           | :rlimits
           | :principal
           | :principals
@@ -117,7 +122,34 @@ defmodule NetRunner.Options.Type do
     if proper?(list) and Enum.all?(list, &(cast(:principal, &1) != :error)), do: {:ok, list}, else: :error
   end
 
+  def cast({:function, arity}, value) when is_function(value, arity), do: {:ok, value}
+
+  def cast(:on_output, value) when value in [:discard, :log], do: {:ok, value}
+  def cast(:on_output, value) when is_function(value, 1) or is_function(value, 2), do: {:ok, value}
+  def cast(:on_output, {:send, pid} = value) when is_pid(pid) and node(pid) == node(), do: {:ok, value}
+
+  def cast(:string, value) when is_binary(value) do
+    if String.valid?(value), do: {:ok, value}, else: :error
+  end
+
+  def cast(:keywords, value) when is_list(value) do
+    if Keyword.keyword?(value), do: {:ok, value}, else: :error
+  end
+
+  def cast(:ready, %Regex{} = pattern), do: {:ok, pattern}
+  def cast(:ready, function) when is_function(function, 0), do: {:ok, function}
+
+  def cast(:ready, {:tcp, host, port}) when is_integer(port) and port in 1..65_535 do
+    # As gen_tcp has it.
+    if is_binary(host), do: {:ok, {:tcp, String.to_charlist(host), port}}, else: cast_host(host, port)
+  end
+
   def cast(_type, _value), do: :error
+
+  defp cast_host(host, port) when is_tuple(host) or is_atom(host) or is_list(host),
+    do: {:ok, {:tcp, host, port}}
+
+  defp cast_host(_host, _port), do: :error
 
   @spec expected(t()) :: String.t()
   def expected({:integer, first..last//_, unit}), do: "#{unit}, an integer from #{first} to #{last}"
@@ -141,6 +173,15 @@ defmodule NetRunner.Options.Type do
   def expected(:signal), do: Signal.expected()
   def expected(:statuses), do: "a list of statuses and ranges of them, from 0 to 255, or :any"
   def expected(:collectable), do: "a value that implements Collectable"
+  def expected({:function, arity}), do: "a function of #{arity} arguments"
+
+  def expected(:on_output),
+    do:
+      ":discard, :log, a function of one argument or of two, or {:send, pid} with the pid of a local process"
+
+  def expected(:string), do: "a string"
+  def expected(:keywords), do: "a keyword list"
+  def expected(:ready), do: "a function of no arguments, {:tcp, host, port}, or a regular expression"
 
   def expected(:rlimits) do
     "a keyword list of #{Enum.map_join(@resources, ", ", &inspect/1)}, each with a limit, a non-negative integer " <>
