@@ -161,9 +161,13 @@ impl Handle<ForkServer> {
     /// The socket of an idle shepherd, when one is there. The caller asks for another in its place.
     fn take_idle(&self, env: Env<'_>) -> Result<Option<OwnedFd>, Failure> {
         let state = self.lock();
-        let Some(pool) = &state.pool else {
+        let (Some(control), Some(pool)) = (&state.control, &state.pool) else {
             return Ok(None);
         };
+        // Nobody would catch what its shepherds leave when they are killed.
+        if has_ended(control.as_fd()) {
+            return Err(Failure::NoForkServer);
+        }
         let mut fds = VecDeque::new();
         let received = socket::receive(pool.as_fd(), &mut [0], &mut fds, Wait::DontBlock);
         drop(state);
@@ -329,6 +333,14 @@ fn check_null() -> Result<(), Errno> {
         FileType::CharacterDevice => Ok(()),
         _ => Err(Errno::NODEV),
     }
+}
+
+/// Whether the peer is gone.
+fn has_ended(socket: std::os::fd::BorrowedFd<'_>) -> bool {
+    matches!(
+        rustix::net::recv(socket, &mut [0; 1], RecvFlags::PEEK | RecvFlags::DONTWAIT),
+        Ok((0, _)) | Err(Errno::CONNRESET)
+    )
 }
 
 /// Whether the first thing to read is the fork server's `Failed`.

@@ -13,10 +13,6 @@ defmodule NetRunner.Test.Chaos.Kills do
              do: [a, b]
   @double_fault [:fork_server, :shepherd]
 
-  # Whether a shepherd is also stopped before it has said that its command runs. The VM has no pidfd of it then, and
-  # cannot kill it.
-  @stop_shepherds_at_any_moment false
-
   @singles for target <- @inside ++ @outside, do: {target, [target]}
   @others [
     stopped_shepherd: [:stopped_shepherd],
@@ -47,7 +43,6 @@ defmodule NetRunner.Test.Chaos.Kills do
   defp pairs, do: @pairs -- [@double_fault]
 
   def inside?(target), do: target in @inside
-  def stop_shepherds_at_any_moment?, do: @stop_shepherds_at_any_moment
 
   @doc "Whether the VM ends."
   def vm_ends?(targets) do

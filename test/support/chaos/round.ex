@@ -140,7 +140,7 @@ defmodule NetRunner.Test.Chaos.Round do
         {round, shepherd("KILL", round, shepherds(vm)) ++ victims}
 
       :stopped_shepherd ->
-        {round, shepherd("STOP", round, stoppable(round)) ++ victims}
+        {round, shepherd("STOP", round, shepherds(round.victim.os_pid)) ++ victims}
 
       :vm ->
         {round, [{"KILL", vm, []} | victims]}
@@ -182,17 +182,6 @@ defmodule NetRunner.Test.Chaos.Round do
         do: {one, children}
   end
 
-  defp stoppable(%{victim: victim}) do
-    shepherds = shepherds(victim.os_pid)
-
-    if Kills.stop_shepherds_at_any_moment?() do
-      shepherds
-    else
-      running = ask(victim, :running)
-      Enum.filter(shepherds, fn {_one, children} -> Enum.any?(children, &(&1.os_pid in running)) end)
-    end
-  end
-
   defp shepherd(signal, round, shepherds) do
     case Load.pick(shepherds, round.plan.pick) do
       nil ->
@@ -207,7 +196,7 @@ defmodule NetRunner.Test.Chaos.Round do
   end
 
   defp shepherd_and_commands(round) do
-    candidates = stoppable(round)
+    candidates = shepherds(round.victim.os_pid)
     # Those that run have their marks.
     round = look(round)
     running = ask(round.victim, :running)
