@@ -729,6 +729,41 @@ defmodule NetRunner.System.DeathTest do
       OS.await_gone(everything, @soon)
     end
 
+    test "a shepherd that is stopped, and the VM" do
+      victim = Victim.start(@victim)
+      tree = Tree.from(victim)
+      everything = OS.tree(victim.os_pid)
+      on_exit(fn -> OS.clean_up(everything) end)
+      idle_too = OS.children(OS.fork_server(victim.os_pid))
+      OS.kill(Enum.map(idle_too, & &1.os_pid), "STOP")
+      Victim.kill(victim)
+      OS.await_gone(everything)
+      assert Enum.all?(Map.values(tree), &(&1 in everything))
+    end
+
+    test "server and supervisor: the command ends, and all is closed" do
+      victim =
+        Victim.start("""
+        Logger.configure(level: :none)
+        {:ok, p} = Proc.start("cat", [], owner: nil)
+        reader = spawn(fn -> Proc.read(p) end)
+        until = fn until, fact -> if fact.(), do: :ok, else: until.(until, fact) end
+        until.(until, fn -> Process.info(reader, :status) == {:status, :waiting} end)
+        say.(Proc.os_pid(p))
+        supervisor = Process.whereis(NetRunner.Supervisor)
+        Process.exit(p, :kill)
+        Process.exit(supervisor, :kill)
+        until.(until, fn -> NetRunner.Nif.resource_counts() == %{pipes: 0, controls: 0} || (:erlang.garbage_collect(); false) end)
+        until.(until, fn -> Process.alive?(reader) == false end)
+        say.(:closed)
+        wait.()
+        """)
+
+      command = OS.identity(Victim.term(victim))
+      assert :closed = Victim.term(victim)
+      OS.await_gone([command])
+    end
+
     test "shepherd and server" do
       {p, tree, {shepherd, _} = identity} = start_tree()
       OS.kill(shepherd, "KILL")

@@ -13,8 +13,9 @@ use rustix::io::Errno;
 use rustix::process::Signal;
 use rustler::{Env, LocalPid, Monitor, Term};
 
-use crate::count;
 use crate::enif::{self, Direction, Fd, Handle, Resource, ResourceType};
+use crate::pipe::Pipe;
+use crate::{atoms, count};
 
 /// Events are small: one read takes all that are there.
 const READ_BUFFER: usize = 4096;
@@ -44,6 +45,8 @@ struct State {
     /// Of the table, in which the Watcher would find this when the server is dead.
     keeper: Option<Monitor>,
     keeper_died: bool,
+    /// Of the same command: they are closed where this closes itself.
+    pipes: [Option<Handle<Pipe>>; 3],
     /// Our direction has been shut down: nothing more can be sent.
     shut_down: bool,
     /// A broken stream: what else comes is not decoded.
@@ -103,6 +106,7 @@ impl Control {
                 owner: None,
                 keeper: None,
                 keeper_died: false,
+                pipes: [const { None }; 3],
                 shut_down: false,
                 broken: false,
             }),
@@ -135,14 +139,18 @@ impl Control {
 
 /// SIGKILL to the process behind a pidfd. It may have ended, which is what is wanted.
 pub(crate) fn pidfd_kill(pidfd: &OwnedFd) {
+    pidfd_signal(pidfd, Signal::KILL);
+}
+
+fn pidfd_signal(pidfd: &OwnedFd, signal: Signal) {
     #[cfg(target_os = "linux")]
     {
-        let result = rustix::process::pidfd_send_signal(pidfd, Signal::KILL);
+        let result = rustix::process::pidfd_send_signal(pidfd, signal);
         // ENOSYS: a sandbox came after the start.
         debug_assert!(matches!(result, Ok(()) | Err(Errno::SRCH | Errno::PERM | Errno::NOSYS)));
     }
     #[cfg(not(target_os = "linux"))]
-    let _ = (pidfd, Signal::KILL, Errno::SRCH);
+    let _ = (pidfd, signal, Errno::SRCH);
 }
 
 /// Whether a received fd is a pidfd. That the process behind it is not ours to wait for (ECHILD) is only found
@@ -201,23 +209,28 @@ impl Handle<Control> {
         self.close_if_lost(env);
     }
 
-    /// Whoever could find this when its server is dead.
-    pub(crate) fn set_keeper(&self, env: Env<'_>, keeper: LocalPid) {
+    /// Whoever could find this, and the pipes, when its server is dead.
+    pub(crate) fn set_keeper(&self, env: Env<'_>, keeper: LocalPid, pipes: [Option<Handle<Pipe>>; 3]) {
         let monitor = self.monitor(env, &keeper);
         let mut state = self.lock();
         state.keeper_died = monitor.is_none();
         state.keeper = monitor;
+        state.pipes = pipes;
     }
 
     /// Nobody reads it any more, and nobody can find it. The VM keeps a resource that is armed, so it would never
     /// be collected.
     fn close_if_lost(&self, env: Env<'_>) {
-        let state = self.lock();
-        let is_lost = state.keeper_died && state.server.is_none();
-        drop(state);
-        if is_lost {
-            self.close(env);
+        let mut state = self.lock();
+        if !(state.keeper_died && state.server.is_none()) {
+            return;
         }
+        let pipes = std::mem::take(&mut state.pipes);
+        drop(state);
+        for pipe in pipes.iter().flatten() {
+            pipe.close(env, atoms::closed());
+        }
+        self.close(env);
     }
 
     /// False when the stop sequence has begun already, for the owner before or the server is dead.
@@ -248,11 +261,16 @@ impl Handle<Control> {
         let mut state = self.lock();
         let socket = state.socket.take();
         let monitors = [state.server.take(), state.owner.take(), state.keeper.take()];
-        state.shepherd = None;
+        let pipes = std::mem::take(&mut state.pipes);
+        if let Some(shepherd) = state.shepherd.take() {
+            // One that was stopped after its last word would stay, and nobody would know.
+            pidfd_signal(&shepherd, Signal::CONT);
+        }
         state.command = None;
         state.fds.clear();
         state.unsent = VecDeque::new();
         drop(state);
+        drop(pipes);
         for monitor in monitors {
             self.forget(env, monitor);
         }

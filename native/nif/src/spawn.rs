@@ -74,9 +74,9 @@ pub(crate) fn spawn(
     let control = Control::new(socket, &frame[accepted..]);
     control.set_server(env, enif::self_pid(env));
     control.set_owner(env, owner);
-    control.set_keeper(env, fork_server.keeper());
     // The command's ends are closed by this: the shepherd has its own.
     let pipes = ends.map(|end| end.into_ours().map(Pipe::new));
+    control.set_keeper(env, fork_server.keeper(), pipes.clone());
     Ok(Spawned { control, pipes })
 }
 

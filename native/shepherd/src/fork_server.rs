@@ -12,7 +12,7 @@ use rustix::process::{Pid, WaitOptions, getpid};
 
 use crate::child::{Forked, fork};
 use crate::descendants::{Found, Hunt, Place};
-use crate::os::{self, Watched};
+use crate::os::{self, Signal, Watched};
 use crate::supervise;
 
 /// How many shepherds wait for a command.
@@ -106,10 +106,24 @@ impl ForkServer {
             }
             self.kill_orphans();
             self.fork_ahead();
+            let pause = self.orphans.into_iter().chain(self.continue_shepherds()).min();
             let watched =
                 self.vm.as_ref().map(|vm| Watched { fd: vm.control.as_fd(), read: true, write: false });
-            os::wait(watched.as_slice(), self.orphans)?;
+            os::wait(watched.as_slice(), pause)?;
         }
+    }
+
+    /// Once the VM is gone nobody else would end a shepherd that is stopped: it is continued, to see that as well.
+    /// Returns when to do so again.
+    fn continue_shepherds(&self) -> Option<Duration> {
+        if self.vm.is_some() {
+            return None;
+        }
+        // Our children, not reaped: their numbers are their own.
+        for pid in self.shepherds.iter().filter_map(|pid| Pid::from_raw(*pid)) {
+            let _ = os::kill_process(pid, Signal::CONT);
+        }
+        Some(LONGEST_PAUSE)
     }
 
     fn obey(&mut self) {

@@ -140,7 +140,8 @@ defmodule NetRunner.Test.Chaos.Round do
         {round, shepherd("KILL", round, shepherds(vm)) ++ victims}
 
       :stopped_shepherd ->
-        {round, shepherd("STOP", round, shepherds(round.victim.os_pid)) ++ victims}
+        {round,
+         shepherd("STOP", round, Enum.reject(shepherds(round.victim.os_pid), &keeps?(&1, round))) ++ victims}
 
       :vm ->
         {round, [{"KILL", vm, []} | victims]}
@@ -180,6 +181,13 @@ defmodule NetRunner.Test.Chaos.Round do
         one.name == "shepherd",
         [_ | _] = children <- [OS.children(one.os_pid)],
         do: {one, children}
+  end
+
+  # Whose command has exited, and left what may go on as long as the VM.
+  defp keeps?({_shepherd, children}, round) do
+    kept = for %{keep: true, mark: mark} <- round.plan.entries, do: mark
+    marks = for child <- children, seen <- round.seen, seen.os_pid == child.os_pid, do: seen.mark
+    Enum.any?(children, &(&1.state == "Z")) and Enum.any?(marks, &(&1 in kept))
   end
 
   defp shepherd(signal, round, shepherds) do
