@@ -226,21 +226,10 @@ defmodule NetRunner.Daemon do
     end
   end
 
-  defp during_init({:EXIT, pid, reason}, state) do
-    if pid == parent() do
-      # Nobody waits for the answer any more.
-      end_command(state)
-      exit(reason)
-    end
-
-    :go_on
-  end
-
-  defp parent do
-    case Process.get(:"$ancestors") do
-      [parent | _] when is_pid(parent) -> parent
-      [parent | _] -> Process.whereis(parent)
-    end
+  # Nobody waits for the answer any more.
+  defp during_init({:EXIT, pid, reason}, _state) do
+    # Not of :"$ancestors": a parent that has died has no name any more.
+    if {:parent, pid} == Process.info(self(), :parent), do: {:error, reason}, else: :go_on
   end
 
   @impl true

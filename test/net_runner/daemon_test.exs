@@ -416,6 +416,22 @@ defmodule NetRunner.DaemonTest do
       Process.exit(parent, :kill)
       OS.await_gone([command])
     end
+
+    test "a parent that dies meanwhile ends the command, also where it has a name" do
+      parent =
+        spawn(fn ->
+          Process.register(self(), :net_runner_parent)
+          opts = [cmd: ["sleep", "1000"], ready: fn -> false end, ready_timeout: :infinity]
+          Daemon.start_link([name: :net_runner_parent_test] ++ opts)
+        end)
+
+      OS.eventually(fn -> is_integer(Daemon.os_pid(:net_runner_parent_test)) end)
+      daemon = Process.whereis(:net_runner_parent_test)
+      command = OS.identity(Daemon.os_pid(daemon))
+      on_exit(fn -> Process.exit(daemon, :kill) end)
+      Process.exit(parent, :kill)
+      OS.await_gone([command])
+    end
   end
 
   test "killed, the command ends too" do
