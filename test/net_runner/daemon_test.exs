@@ -432,6 +432,22 @@ defmodule NetRunner.DaemonTest do
       Process.exit(parent, :kill)
       OS.await_gone([command])
     end
+
+    test "a function that never returns does not outlive the daemon, whoever ends that" do
+      test = self()
+      hangs = fn -> send(test, {:try, self()}) && receive(do: (:never -> :ok)) end
+
+      for option <- [:wait_for, :ready], who <- [:daemon, :parent] do
+        opts = [cmd: ["sleep", "1000"], name: :net_runner_try_test, ready_timeout: :infinity]
+        parent = spawn(fn -> Daemon.start_link([{option, hangs} | opts]) end)
+        assert_receive {:try, try}, 20_000
+        monitor = Process.monitor(try)
+        victim = if who == :parent, do: parent, else: Process.whereis(:net_runner_try_test)
+        Process.exit(victim, :kill)
+        assert_receive {:DOWN, ^monitor, :process, ^try, _reason}, 20_000
+        OS.eventually(fn -> Process.whereis(:net_runner_try_test) == nil end)
+      end
+    end
   end
 
   test "killed, the command ends too" do

@@ -29,10 +29,9 @@ defmodule NetRunner.Daemon.Readiness do
   defp try_once(%{condition: %Regex{}} = state), do: state
 
   defp try_once(%{condition: condition} = state) do
-    %{
-      state
-      | try: spawn_monitor(fn -> exit(if attempt(condition), do: {:shutdown, :ready}, else: :normal) end)
-    }
+    try = fn -> exit(if attempt(condition), do: {:shutdown, :ready}, else: :normal) end
+    # Linked, for the daemon may be killed meanwhile.
+    %{state | try: Process.spawn(try, [:link, :monitor])}
   end
 
   defp attempt(function) when is_function(function, 0) do
