@@ -270,7 +270,7 @@ defmodule NetRunner.Daemon do
   defp end_command(%{process: process, output: output}) do
     _ = Proc.shutdown(process)
 
-    if output do
+    if output && Process.alive?(output) do
       receive do
         {:EXIT, ^output, _reason} -> :ok
       after

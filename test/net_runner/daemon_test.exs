@@ -448,6 +448,20 @@ defmodule NetRunner.DaemonTest do
         OS.eventually(fn -> Process.whereis(:net_runner_try_test) == nil end)
       end
     end
+
+    test "a command that exits first is not waited for" do
+      # Each time the daemon waited a second for the end of an output that had ended.
+      {microseconds, :ok} =
+        :timer.tc(fn ->
+          for _ <- 1..10 do
+            assert Daemon.start_link(cmd: ["true"], ready: ~r/never/) == {:error, {:exited, 0}}
+          end
+
+          :ok
+        end)
+
+      assert microseconds < 10_000_000
+    end
   end
 
   test "killed, the command ends too" do
