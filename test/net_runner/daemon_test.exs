@@ -462,6 +462,23 @@ defmodule NetRunner.DaemonTest do
 
       assert microseconds < 10_000_000
     end
+
+    test "a regular expression of Unicode, in output that is not UTF-8, or is cut in a character" do
+      for {first, then} <- [{"\\377 ", "\\374 ready"}, {"\\303", "\\251 ready"}] do
+        daemon =
+          start!(
+            cmd: sh("printf '#{first}'; read x; printf '#{then}'; cat"),
+            ready: ~r/[é\x{fffd}] ready$/u,
+            on_output: fn chunk ->
+              [daemon | _] = Process.get(:"$callers")
+              if not String.ends_with?(chunk, "ready"), do: :ok = Daemon.write(daemon, "go\n")
+            end
+          )
+
+        assert Daemon.alive?(daemon)
+        assert Daemon.stop(daemon) == :ok
+      end
+    end
   end
 
   test "killed, the command ends too" do

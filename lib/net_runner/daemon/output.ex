@@ -62,13 +62,20 @@ defmodule NetRunner.Daemon.Output do
   defp search(state, stream, chunk) do
     text = state.seen[stream] <> chunk
 
-    if Regex.match?(state.pattern, text) do
+    if matches?(state.pattern, text) do
       send(state.daemon, {__MODULE__, :matched})
       %{state | pattern: nil, seen: nil}
     else
       kept = min(byte_size(text), @searched_bytes)
       put_in(state.seen[stream], :binary.copy(binary_part(text, byte_size(text), -kept)))
     end
+  end
+
+  defp matches?(pattern, text) do
+    Regex.match?(pattern, text)
+  rescue
+    # One of Unicode takes nothing but UTF-8. Output may be anything, and may end within a character.
+    ArgumentError -> Regex.match?(pattern, String.replace_invalid(text))
   end
 
   defp deliver(%{sink: :discard} = state, _stream, _chunk), do: state
