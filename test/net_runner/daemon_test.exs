@@ -334,7 +334,7 @@ defmodule NetRunner.DaemonTest do
       :gen_tcp.close(listener)
 
       listen =
-        "import socket,sys; s=socket.socket(); s.setsockopt(socket.SOL_SOCKET,socket.SO_REUSEADDR,1); sys.stdin.readline(); s.bind(('127.0.0.1',#{port})); s.listen(); print('up',flush=True); sys.stdin.read()"
+        "import socket,sys; s=socket.socket(); s.setsockopt(socket.SOL_SOCKET,socket.SO_REUSEADDR,1); sys.stdin.readline(); s.bind(('127.0.0.1',#{port})); s.listen(); sys.stdout.write('up\\n'); sys.stdout.flush(); sys.stdin.read()"
 
       test = self()
 
