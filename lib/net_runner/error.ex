@@ -35,7 +35,7 @@ defmodule NetRunner.Error do
   | `{:credentials, posix}` | user and groups could not be set, such as `:eperm` |
   | `{:nice, posix}` | the niceness could not be set, such as `:eacces` |
   | `{:rlimits, {limit, posix}}` | this limit could not be set, such as `{:nofile, :eperm}` |
-  | `{stage, posix}` | something else failed before the command ran: `:fork_server`, `:dev_null`, `:socket`, `:send`, `:select`, `:fds`, `:pipe`, `:fork`, `:setup` |
+  | `{stage, posix}` | something else failed before the command ran: `:fork_server`, `:dev_null`, `:socket`, `:send`, `:fds`, `:pipe`, `:fork`, `:setup` |
   | `{:kill, posix}` | the system refused a signal, such as `:eperm` |
   | `:shepherd_died` | the process that watches the command was killed; so was the command |
   | `:no_fork_server` | the process that makes shepherds is gone and has not come back yet |
@@ -331,7 +331,6 @@ defmodule NetRunner.Error do
   defp stage_text(:dev_null), do: "cannot start the fork server: /dev/null cannot be used"
   defp stage_text(:socket), do: "cannot make a control socket"
   defp stage_text(:send), do: "cannot send the request to the shepherd"
-  defp stage_text(:select), do: "cannot wait for the control socket"
   defp stage_text(:fds), do: "cannot hand the file descriptors of the command over"
   defp stage_text(:pipe), do: "cannot make a pipe"
   defp stage_text(:fork), do: "cannot make a process"

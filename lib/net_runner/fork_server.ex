@@ -253,10 +253,12 @@ defmodule NetRunner.ForkServer do
     # It goes with the table, in which the next process would find it.
     keeper = Process.whereis(NetRunner.Supervisor) || self()
 
-    case Nif.fork_server_start(shepherd_path(), reference, keeper) do
+    case Nif.fork_server_start(shepherd_path(), keeper) do
       {:ok, resource} ->
         fork_server = {resource, :counters.new(2, [:write_concurrency])}
         Table.put_fork_server({:running, fork_server})
+        # It is listened to, which makes it stay, when the next process would find it.
+        send(self(), {:select, resource, reference, :ready_input})
         %{state | fork_server: fork_server, reference: reference, ready?: false, lacks: [], error: nil}
 
       {:error, reason} ->

@@ -81,11 +81,11 @@ defmodule NetRunner.Nif do
 
   # -- fork server ---------------------------------------------------------------------------------
 
-  # Starts the fork server `path` (dirty). The caller gets {:select, fork_server, ref, :ready_input} when
-  # fork_server_read/2 has something to say. It is closed when `keeper` dies, whatever else happens.
-  @spec fork_server_start(path :: binary(), reference(), keeper :: pid()) ::
+  # Starts the fork server `path` (dirty). It is closed when `keeper` dies, whatever else happens. What it says is
+  # first asked for by fork_server_read/2; before that it goes, too, when nobody refers to it any more.
+  @spec fork_server_start(path :: binary(), keeper :: pid()) ::
           {:ok, fork_server()} | {:error, {stage(), posix()}}
-  def fork_server_start(_path, _ref, _keeper), do: nif()
+  def fork_server_start(_path, _keeper), do: nif()
 
   # What the fork server has said; arms again unless it ended with :eof. {:lacks, _} comes before :ready.
   @spec fork_server_read(fork_server(), reference()) :: [{:lacks, lacking()} | :ready | :eof]

@@ -45,7 +45,6 @@ defmodule NetRunner.ErrorTest do
     assert message({:setup, :eperm}, []) =~ "cannot set the new process up: not owner (eperm)"
     assert message({:socket, :emfile}, []) =~ "cannot make a control socket: too many open files"
     assert message({:send, :etoomanyrefs}, []) =~ "on their way"
-    assert message({:select, :eio}, []) =~ "cannot wait for the control socket"
     assert message({:fork_server, :enoent}, []) =~ "priv/shepherd"
     assert message({:fork_server, :eof}, []) =~ "ended before it was ready"
     assert message({:kill, :eperm}, []) =~ "refused the signal"

@@ -39,6 +39,25 @@ defmodule NetRunner.ForkServerTest do
     assert NetRunner.run(["echo", "x"]) == {"x\n", 0}
   end
 
+  @tag capture_log: true
+  test "the process can be killed while it starts one, which is not left behind" do
+    for delay <- 0..39 do
+      OS.eventually(fn -> match?({:ok, _}, ForkServer.current()) end)
+      {:ok, current} = ForkServer.current()
+      process = Process.whereis(ForkServer)
+      ForkServer.unresponsive(current)
+      # Starting one takes a millisecond or two.
+      wait_until(System.monotonic_time(:microsecond) + 100 * delay)
+      end_process(process)
+      OS.eventually(fn -> Process.whereis(ForkServer) not in [nil, process] end)
+    end
+
+    assert NetRunner.run(["echo", "x"]) == {"x\n", 0}
+    OS.eventually(fn -> Enum.count(OS.children(OS.vm()), &(&1.name == "shepherd")) == 1 end)
+  end
+
+  defp wait_until(time), do: System.monotonic_time(:microsecond) >= time or wait_until(time)
+
   test "a dead one is renewed by whoever finds it first, and by nobody twice" do
     {:ok, dead} = ForkServer.current()
     OS.kill(OS.fork_server(), "KILL")

@@ -207,7 +207,7 @@ defmodule NetRunner.System.FaultInjectionTest do
         do: "once #{role} #{name} #{n} #{errno}"
   end
 
-  @stages ~w(fork_server socket send select fds pipe fork setup cd exec kill)a
+  @stages ~w(fork_server socket send fds pipe fork setup cd exec kill)a
 
   defp harmless?(round) do
     match?(%{recovered: :ok, left: [], leaked: [], log: log} when is_list(log), round) and

@@ -15,8 +15,8 @@ use crate::pipe::{Pipe, Read, Write};
 use crate::{atoms, count, spawn};
 
 #[rustler::nif(schedule = "DirtyIo")]
-fn fork_server_start<'a>(env: Env<'a>, path: Binary<'a>, reference: Term<'a>, keeper: LocalPid) -> Term<'a> {
-    match Handle::<ForkServer>::start(env, path.as_slice(), reference, keeper) {
+fn fork_server_start<'a>(env: Env<'a>, path: Binary<'a>, keeper: LocalPid) -> Term<'a> {
+    match Handle::<ForkServer>::start(env, path.as_slice(), keeper) {
         Ok(fork_server) => (atoms::ok(), fork_server).encode(env),
         Err(failure) => failure.encode(env),
     }

@@ -215,14 +215,10 @@ impl Handle<ForkServer> {
         }
     }
 
-    /// Starts the binary and arms for what it says. Blocks until its exec has succeeded or failed. It goes with
-    /// `keeper`: the VM keeps a resource that is armed, so it would never be collected.
-    pub(crate) fn start(
-        env: Env<'_>,
-        path: &[u8],
-        reference: Term<'_>,
-        keeper: LocalPid,
-    ) -> Result<Self, Failure> {
+    /// Starts the binary. Blocks until its exec has succeeded or failed. It goes with `keeper`: the VM keeps a
+    /// resource that is armed, so it would never be collected. That is why it is not armed here: where the caller
+    /// is killed meanwhile, nobody has heard of it, and it must be collected.
+    pub(crate) fn start(env: Env<'_>, path: &[u8], keeper: LocalPid) -> Result<Self, Failure> {
         let failed = |errno| Failure::At(Place::ForkServer, errno);
         let (ours, theirs) = socket::pair().map_err(|errno| Failure::At(Place::Socket, errno))?;
         check_null().map_err(|errno| Failure::At(Place::DevNull, errno))?;
@@ -246,9 +242,6 @@ impl Handle<ForkServer> {
                 listener: enif::self_pid(env),
             }),
         });
-        if !handle.arm(env, reference) {
-            return Err(Failure::At(Place::Select, Errno::NODEV));
-        }
         if handle.monitor(env, &keeper).is_none() {
             handle.close(env);
         }
@@ -291,6 +284,8 @@ impl Handle<ForkServer> {
                     if self.arm(env, reference) {
                         return said;
                     }
+                    // Nobody would be told of anything.
+                    self.close(env);
                 }
                 Ok(Received::Bytes(_)) if lacking(byte[0]).is_some() => {
                     said.extend(lacking(byte[0]).map(Said::Lacks));
