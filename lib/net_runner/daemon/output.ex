@@ -47,7 +47,7 @@ defmodule NetRunner.Daemon.Output do
     end
   end
 
-  # The stats first: a server that is stopped meanwhile has none.
+  # Of a server that the application's stop has ended meanwhile there is only the status.
   defp outcome(process) do
     with {:ok, status} <- Proc.await_exit(process) do
       case Proc.stats(process) do
