@@ -10,7 +10,6 @@ mod launch;
 mod limits;
 mod os;
 mod plan;
-mod pty;
 mod stdio;
 mod supervise;
 

@@ -57,7 +57,6 @@ pub(crate) fn cmd<const N: usize>(argv: [&str; N]) -> Cmd {
             nice: None,
             rlimits: Vec::new(),
             credentials: None,
-            terminal: false,
         },
         fds: vec![open_directory(".")],
     }
