@@ -179,7 +179,7 @@ defmodule NetRunner.Daemon do
     argv = [command.executable | command.args]
     state = %{command: argv, process: nil, output: nil, options: options}
 
-    with :ok <- Readiness.await(options.wait_for, nil, options.ready_timeout, &during_init(&1, state)),
+    with :ok <- Readiness.await(options.wait_for, options.ready_timeout, &during_init(&1, state)),
          {:ok, state} <- start_command(command, state),
          :ok <- await_ready(state) do
       {:ok, state}
@@ -202,7 +202,7 @@ defmodule NetRunner.Daemon do
   end
 
   defp await_ready(%{options: options} = state) do
-    ready = Readiness.await(options.ready, state.output, options.ready_timeout, &during_init(&1, state))
+    ready = Readiness.await(options.ready, options.ready_timeout, &during_init(&1, state))
 
     with {:error, reason} <- ready do
       # What it has to say about why still comes.

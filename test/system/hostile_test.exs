@@ -15,6 +15,12 @@ defmodule NetRunner.System.HostileTest do
     %{bystander: bystander, census: census}
   end
 
+  defp assert_only_this_ended(command, context) do
+    refute Proc.alive?(command.p)
+    assert :ok = Proc.stop(command.p)
+    assert_others_unharmed(context)
+  end
+
   defp assert_others_unharmed(%{bystander: bystander, census: census}) do
     assert :ok = Proc.write(bystander, "x")
     assert {:ok, "x"} = Proc.read(bystander)
@@ -42,9 +48,7 @@ defmodule NetRunner.System.HostileTest do
           OS.await_gone(tree ++ command.identities)
         end
 
-        refute Proc.alive?(command.p)
-        assert :ok = Proc.stop(command.p)
-        assert_others_unharmed(context)
+        assert_only_this_ended(command, context)
       end
     end
 
@@ -111,9 +115,7 @@ defmodule NetRunner.System.HostileTest do
           OS.eventually(fn -> Proc.shutdown(command.p) == outcome(unquote(at_end)) end)
         end
 
-        refute Proc.alive?(command.p)
-        assert :ok = Proc.stop(command.p)
-        assert_others_unharmed(context)
+        assert_only_this_ended(command, context)
       end
     end
 

@@ -58,11 +58,16 @@ defmodule NetRunner.System.ShortageTest do
       end
     end
 
-    test "on a file system that is mounted noexec, until it is mounted otherwise" do
+    # A priv/ to be mounted over, the NIF, and the options of a VM that takes the application from there.
+    defp install_elsewhere do
       directory = tmp_dir()
-      priv = Path.join(directory, "net_runner/priv")
-      nif = Application.app_dir(:net_runner, "priv/net_runner_nif.so")
       flags = Faults.install(directory, fn _path -> :ok end)
+      nif = Application.app_dir(:net_runner, "priv/net_runner_nif.so")
+      {Path.join(directory, "net_runner/priv"), nif, flags}
+    end
+
+    test "on a file system that is mounted noexec, until it is mounted otherwise" do
+      {priv, nif, flags} = install_elsewhere()
 
       victim =
         namespace(
@@ -85,10 +90,7 @@ defmodule NetRunner.System.ShortageTest do
     end
 
     test "and a NIF there as well: the application does not start and says why, until it can" do
-      directory = tmp_dir()
-      priv = Path.join(directory, "net_runner/priv")
-      nif = Application.app_dir(:net_runner, "priv/net_runner_nif.so")
-      flags = Faults.install(directory, fn _path -> :ok end)
+      {priv, nif, flags} = install_elsewhere()
 
       victim =
         namespace(

@@ -30,10 +30,18 @@ defmodule NetRunner.Daemon.Output do
     spawn_link(fn ->
       Process.put(:"$callers", callers)
       Logger.metadata([os_pid: Proc.os_pid(process), command: command] ++ options.log_metadata)
-      pattern = if is_struct(options.ready, Regex), do: options.ready
-      state = %{daemon: daemon, process: process, options: options, pattern: pattern, raised?: false}
-      sink = if options.on_output == :log, do: Log.new(), else: options.on_output
-      state = state |> Map.merge(%{sink: sink, seen: %{stdout: "", stderr: ""}}) |> read()
+
+      state =
+        read(%{
+          daemon: daemon,
+          process: process,
+          options: options,
+          sink: if(options.on_output == :log, do: Log.new(), else: options.on_output),
+          raised?: false,
+          pattern: if(is_struct(options.ready, Regex), do: options.ready),
+          seen: %{stdout: "", stderr: ""}
+        })
+
       if is_struct(state.sink, Log), do: log(Log.finish(state.sink), state)
       exit({:shutdown, {:over, outcome(process)}})
     end)

@@ -13,10 +13,10 @@ defmodule NetRunner.Daemon.Readiness do
   @pause 50
   @connect_timeout 1_000
 
-  @spec await(condition(), output :: pid() | nil, timeout(), listener()) :: :ok | {:error, term()}
-  def await(nil, _output, _timeout, _listener), do: :ok
+  @spec await(condition(), timeout(), listener()) :: :ok | {:error, term()}
+  def await(nil, _timeout, _listener), do: :ok
 
-  def await(condition, _output, timeout, listener) do
+  def await(condition, timeout, listener) do
     deadline = if timeout == :infinity, do: :infinity, else: now() + timeout
     ref = make_ref()
     state = %{condition: condition, ref: ref, try: nil, deadline: deadline, listener: listener}
@@ -72,11 +72,13 @@ defmodule NetRunner.Daemon.Readiness do
   end
 
   defp listen(state, message) do
-    with {:error, reason} <- state.listener.(message) do
-      end_try(state.try)
-      {:error, reason}
-    else
-      :go_on -> wait(state)
+    case state.listener.(message) do
+      :go_on ->
+        wait(state)
+
+      {:error, reason} ->
+        end_try(state.try)
+        {:error, reason}
     end
   end
 

@@ -1,37 +1,15 @@
 //! The codec, with everything that can be said, in pieces of every size, and with what cannot be said.
 
 mod messages;
+#[path = "../fuzz/fuzz_targets/oracle.rs"]
+#[expect(dead_code, reason = "more of it is for tests/hostile.rs and the fuzz targets")]
+mod oracle;
 
 use messages::{event, request};
+use oracle::decode;
 use proptest::collection::vec;
 use proptest::prelude::*;
-use protocol::{Decoder, Error, Event, MAX_FRAME, Message, Request};
-
-/// What comes out of bytes that arrive in pieces of these sizes, over and over, and how it ends.
-fn decode<M: Message>(bytes: &[u8], sizes: &[usize]) -> (Vec<M>, Option<Error>) {
-    let mut decoder = Decoder::default();
-    let mut messages = Vec::new();
-    let mut sizes = sizes.iter().cycle();
-    let mut rest = bytes;
-    while !rest.is_empty() {
-        let (piece, after) = rest.split_at(rest.len().min(*sizes.next().unwrap_or(&1)));
-        rest = after;
-        decoder.push(piece);
-        loop {
-            match decoder.next_message() {
-                Ok(Some(message)) => messages.push(message),
-                Ok(None) => break,
-                Err(error) => {
-                    // For ever the same, whatever follows.
-                    decoder.push(&[3, 0, 0, 0]);
-                    assert_eq!(decoder.next_message().err(), Some(error));
-                    return (messages, Some(error));
-                }
-            }
-        }
-    }
-    (messages, None)
-}
+use protocol::{Error, Event, MAX_FRAME, Message, Request};
 
 fn encode<M: Message>(messages: &[M]) -> Vec<u8> {
     messages.iter().flat_map(Message::encode).collect()

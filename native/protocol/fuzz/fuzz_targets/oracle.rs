@@ -1,4 +1,4 @@
-//! What holds for any bytes, whoever has sent them. Used by the fuzz targets and by `tests/hostile.rs`.
+//! What holds for any bytes, whoever has sent them. Used by the fuzz targets, `tests/codec.rs` and `tests/hostile.rs`.
 
 use protocol::{Decoder, Error, Message};
 
@@ -25,7 +25,8 @@ pub(crate) fn check<M: Message + PartialEq + std::fmt::Debug>(
     (messages, error)
 }
 
-fn decode<M: Message>(bytes: &[u8], sizes: &[usize]) -> (Vec<M>, Option<Error>) {
+/// What comes out of bytes that arrive in pieces of these sizes, over and over, and how it ends.
+pub(crate) fn decode<M: Message>(bytes: &[u8], sizes: &[usize]) -> (Vec<M>, Option<Error>) {
     let mut decoder = Decoder::default();
     let mut messages = Vec::new();
     let mut sizes = sizes.iter().copied().filter(|size| *size > 0).cycle();
