@@ -10,6 +10,7 @@ use std::time::Duration;
 use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::signal::SigSet;
 use nix::sys::time::TimeSpec;
+use nix::unistd::{Pid as NixPid, getpgid, getsid};
 use protocol::Rusage;
 use rustix::io::Errno;
 use rustix::pipe::PipeFlags;
@@ -255,8 +256,10 @@ fn child_by_number(pid: Pid) -> Option<Process> {
     Some(Process {
         pid,
         parent: number(getpid()),
-        group: rustix::process::getpgid(Some(pid)).map_or(0, number),
-        session: rustix::process::getsid(Some(pid)).map_or(0, number),
+        // Not rustix's, whose Pid is never 0: a group or session that was made outside this PID namespace has no
+        // number inside, and the kernel says 0 (pid_namespaces(7)).
+        group: getpgid(Some(NixPid::from_raw(number(pid)))).map_or(0, NixPid::as_raw),
+        session: getsid(Some(NixPid::from_raw(number(pid)))).map_or(0, NixPid::as_raw),
         // A number that is not reaped means no other.
         start: 0,
         alive: ended.is_none(),
