@@ -64,6 +64,30 @@ defmodule NetRunner do
   * A full disk is what the command's own writes meet: its status tells.
   * `:inherit` passes the VM's own fd 1 or 2 as it is. The VM's own output, `IO.puts/1`, may come earlier or later.
 
+  ## Terminals
+
+  With `pty: true`, or `pty: [rows: 24, cols: 80, echo: true]`, stdin, stdout and stderr are one terminal, of that size
+  from the start, and the controlling one of the command's session: programs ask for passwords, show prompts, colours and
+  full screens, and Ctrl-C is a byte, `"\\x03"`.
+
+      iex> NetRunner.run(["sh", "-c", "test -t 1 && stty size"], pty: [rows: 50, cols: 132])
+      {"50 132\\r\\n", 0}
+      iex> NetRunner.run(["cat"], pty: [echo: false], input: "hello\\n")
+      {"hello\\r\\n", 0}
+
+  * What comes out is what a terminal would show: lines end in `\\r\\n`, and with `:echo` the input is there, too, until
+    the program changes that. stderr is in it; `:stdout`, and `:stderr` but for `:redirect`, cannot be given.
+  * The end of the input is the terminal's end-of-file character (Ctrl-D), which a terminal in raw mode does not have:
+    `NetRunner.Process.close_stdin/1` is `{:error, :not_canonical}` then, and `run` and `stream` do nothing at the end
+    of `:input`.
+  * Not in raw mode, a line has at most 4,095 bytes. A longer one is not written: `{:error, :line_too_long}`, from `run`
+    `{:error, {:input, :line_too_long}}`.
+  * The stop sequence begins with SIGHUP, then SIGTERM, which interactive shells ignore.
+  * `TERM` is that of the environment: give `env: [{"TERM", "xterm-256color"}]` where programs depend on it.
+  * What a command leaves with `leftovers: :keep` may write to the terminal until that is full; nobody reads it any more.
+
+  See `NetRunner.Process.set_window_size/3`.
+
   ## Users
 
   With `:user`, which takes root's rights (CAP_SETUID and CAP_SETGID), the command has that user as its real,

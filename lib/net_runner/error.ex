@@ -43,6 +43,10 @@ defmodule NetRunner.Error do
   | `{:unkillable, os_pids}` | these are alive five seconds after SIGKILL |
   | `:closed` | the pipe or the process has been closed |
   | `:epipe` | nobody reads what is written any more |
+  | `:line_too_long` | a line of more than 4,095 bytes was to be written to a terminal that is not in raw mode |
+  | `:not_canonical` | a terminal in raw mode has no end-of-file character |
+  | `:not_a_pty` | there is no terminal whose size could be set |
+  | `:invalid_window_size` | rows and columns are integers from 1 to 65535 |
   | `:not_running` | there is no command to signal: it has exited |
   | `:unknown_signal` | see `NetRunner.Signal` |
   | `:not_started` | the application `:net_runner` is not started |
@@ -65,6 +69,10 @@ defmodule NetRunner.Error do
           | {:unkillable, [os_pid :: pos_integer()]}
           | :closed
           | :epipe
+          | :line_too_long
+          | :not_canonical
+          | :not_a_pty
+          | :invalid_window_size
           | :not_running
           | :unknown_signal
           | :not_started
@@ -135,6 +143,11 @@ defmodule NetRunner.Error do
     "cannot open #{output_text(output, option(error, output))}: #{posix_text(posix)}#{open_text(posix)}"
   end
 
+  defp text({:input, :line_too_long}, error), do: "the input has " <> text(:line_too_long, error)
+
+  defp text({:pty, :eagain}, _error),
+    do: "cannot make a terminal: there are too many (/proc/sys/kernel/pty/max)"
+
   defp text({:user, posix}, error), do: name_text(:user, posix, error, "getent passwd")
 
   # The user's own group, which nobody has named.
@@ -197,6 +210,20 @@ defmodule NetRunner.Error do
 
   defp text(:epipe, _error),
     do: "nobody reads what is written: the command has closed its stdin, or has exited"
+
+  defp text(:line_too_long, _error) do
+    "a line of more than 4,095 bytes: a terminal that is not in raw mode would drop the rest of it"
+  end
+
+  defp text(:not_canonical, _error) do
+    "the terminal is in raw mode, in which it has no end-of-file character: what ends its input is the program's own " <>
+      "matter"
+  end
+
+  defp text(:not_a_pty, _error), do: "there is no terminal: the command was started without :pty"
+
+  defp text(:invalid_window_size, _error),
+    do: "rows and columns of a terminal are integers from 1 to 65535"
 
   defp text(:not_running, _error), do: "the command is not running any more; nothing was signalled"
   defp text(:unknown_signal, _error), do: "unknown signal; NetRunner.Signal has #{Signal.expected()}"
@@ -332,6 +359,7 @@ defmodule NetRunner.Error do
   defp stage_text(:socket), do: "cannot make a control socket"
   defp stage_text(:send), do: "cannot send the request to the shepherd"
   defp stage_text(:fds), do: "cannot hand the file descriptors of the command over"
+  defp stage_text(:pty), do: "cannot make a terminal"
   defp stage_text(:pipe), do: "cannot make a pipe"
   defp stage_text(:fork), do: "cannot make a process"
   defp stage_text(:setup), do: "cannot set the new process up"

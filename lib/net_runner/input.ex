@@ -48,8 +48,8 @@ defmodule NetRunner.Input do
 
   @doc """
   Writes one piece. `:more`: to be called again; `:wait`: to be called again when the message with this reference
-  has come. At `:done` there is nothing more to write, or nobody who reads. After an error of the file, too, the
-  input is closed; the command must not take that for the end of its input.
+  has come. At `:done` there is nothing more to write, or nobody who reads. After an error of the file, and of a line
+  that is too long for a terminal, too, the input is closed; the command must not take that for the end of its input.
   """
   @spec write(t(), Nif.pipe(), reference()) ::
           {:more, t()} | {:wait, t()} | :done | {:error, {:input, atom()}}
@@ -80,6 +80,10 @@ defmodule NetRunner.Input do
 
       {:again, rest} ->
         {:more, {rest, file}}
+
+      {:error, :line_too_long} ->
+        close({[], file})
+        {:error, {:input, :line_too_long}}
 
       # Nobody reads any more, which is the command's good right.
       {:error, _reason} ->

@@ -66,7 +66,10 @@ defmodule NetRunner.Nif do
           # In this order. nil is no limit.
           rlimits: [{name :: atom(), soft :: non_neg_integer() | nil, hard :: non_neg_integer() | nil}],
           # Names or numbers; nil is as in the VM.
-          credentials: %{user: principal() | nil, group: principal() | nil, groups: [principal()] | nil} | nil
+          credentials:
+            %{user: principal() | nil, group: principal() | nil, groups: [principal()] | nil} | nil,
+          # A terminal as stdin, stdout and stderr, which then do not count. Its pipes are stdin and stdout.
+          pty: %{rows: 1..0xFFFF, cols: 1..0xFFFF, echo: boolean()} | nil
         }
 
   @type principal :: binary() | 0..0xFFFF_FFFE
@@ -158,10 +161,26 @@ defmodule NetRunner.Nif do
 
   # `{:wait, rest}`: the message will say when to go on with `rest`. `{:again, rest}`: go on now (the time
   # slice was used up). In both the caller keeps its place in the queue, so that no other writer's bytes
-  # come between. {:error, :epipe}: nobody reads any more.
+  # come between. {:error, :epipe}: nobody reads any more. {:error, :line_too_long}: of a terminal in canonical
+  # mode; nothing of that line was written.
   @spec write(pipe(), reference(), iovec :: [binary()]) ::
           :ok | {:wait, [binary()]} | {:again, [binary()]} | {:error, atom()}
   def write(_pipe, _ref, _iovec), do: nif()
+
+  # The end of the input. Of a pipe: as close/1. A terminal gets its end-of-file character first, behind all that
+  # was written before, and twice when a line is unfinished; `:wait` is then as of write/3. In raw mode there is no
+  # such character, and nothing happens. :ok also when it is closed already.
+  @spec end_input(pipe(), reference()) :: :ok | :wait | {:error, :not_canonical}
+  def end_input(_pipe, _ref), do: nif()
+
+  # Puts back what was read: it is read again before all else. It is not counted twice.
+  @spec unread(pipe(), binary()) :: :ok
+  def unread(_pipe, _bytes), do: nif()
+
+  # Of the terminal that this is a direction of.
+  @spec set_window_size(pipe(), rows :: 0..0xFFFF, cols :: 0..0xFFFF) ::
+          :ok | {:error, :not_a_pty | :closed | posix()}
+  def set_window_size(_pipe, _rows, _cols), do: nif()
 
   # Gives the caller's place back. :cancelled: no message will come. :sent: one has been sent and must be
   # received.
@@ -176,7 +195,7 @@ defmodule NetRunner.Nif do
   @spec fail(pipe(), reason :: atom()) :: :ok
   def fail(_pipe, _reason), do: nif()
 
-  # After what is in the pipe at this moment (FIONREAD), readers get :eof, whoever still holds the other end.
+  # After what is in the pipe at this moment (FIONREAD; of a terminal: until it is empty), readers get :eof, whoever still holds the other end.
   @spec finish(pipe()) :: :ok
   def finish(_pipe), do: nif()
 

@@ -155,7 +155,9 @@ defmodule NetRunner.Options do
       types: Map.new(@everywhere, &{&1, :signal}),
       default: 15,
       default_doc: ":sigterm",
-      doc: "the first signal of the stop sequence, see `NetRunner.Signal`"
+      doc:
+        "the first signal of the stop sequence, see `NetRunner.Signal`; with `:pty` the default is `:sighup`, and then " <>
+          "`:sigterm`"
     ],
     leftovers: [
       types: Map.new(@everywhere, &{&1, {:one_of, [:kill, :keep]}}),
@@ -163,6 +165,14 @@ defmodule NetRunner.Options do
       doc:
         "descendants that are still there when the command has exited: `:kill`, they get 100 ms to finish, " <>
           "then the stop sequence; `:keep`, they may go on while the VM lives"
+    ],
+    pty: [
+      types: Map.new(@everywhere, &{&1, :pty}),
+      default: nil,
+      default_doc: "false",
+      doc:
+        "whether stdin, stdout and stderr are a terminal, the controlling one of the command: `true`, or a keyword list " <>
+          "of `:rows` (24), `:cols` (80) and `:echo` (`true`). See \"Terminals\" in `NetRunner`"
     ],
     success: [
       types: Map.new(@everywhere, &{&1, :statuses}),
@@ -266,8 +276,9 @@ defmodule NetRunner.Options do
           group: nil | principal(),
           groups: nil | [principal()],
           kill_timeout: non_neg_integer(),
-          stop_signal: 1..31,
+          stop_signal: 1..31 | [1..31],
           leftovers: :kill | :keep,
+          pty: nil | pty(),
           success: [0..255 | Range.t()] | :any,
           owner: nil | pid(),
           name: nil | GenServer.name(),
@@ -284,6 +295,9 @@ defmodule NetRunner.Options do
 
   @typedoc "Output that does not come through the VM."
   @type elsewhere :: :inherit | {:file, binary()} | {:append, binary()}
+
+  @typedoc "A terminal, as it is before anything runs on it."
+  @type pty :: %{rows: 1..0xFFFF, cols: 1..0xFFFF, echo: boolean()}
 
   @typedoc "What becomes of a daemon's output."
   @type on_output ::
@@ -330,6 +344,7 @@ defmodule NetRunner.Options do
       Map.replace!(options, name, cast!(function, types, name, value))
     end)
     |> default_stderr(function, opts)
+    |> defaults_for_pty(opts)
     |> check_combinations!(function, opts)
   end
 
@@ -340,6 +355,17 @@ defmodule NetRunner.Options do
   end
 
   defp default_stderr(options, _function, _opts), do: options
+
+  # A terminal is all three of them. An interactive shell ignores SIGTERM; SIGHUP is what a terminal that goes away
+  # says.
+  defp defaults_for_pty(%{pty: nil} = options, _opts), do: options
+
+  defp defaults_for_pty(options, opts) do
+    for {name, value} <- [stderr: :redirect, stop_signal: [1, 15]],
+        not Keyword.has_key?(opts, name),
+        reduce: options,
+        do: (options -> Map.replace!(options, name, value))
+  end
 
   defp cast!(function, types, name, value) do
     case types do
@@ -421,6 +447,9 @@ defmodule NetRunner.Options do
     with_stdout = "with stdout: #{inspect(options.stdout)}"
 
     [
+      {:stdout, options.pty != nil and no_stdout, "with :pty stdout is the terminal"},
+      {:stderr, options.pty != nil and options.stderr != :redirect,
+       "with :pty stderr is the terminal, as stdout is"},
       {:into, no_stdout, "#{with_stdout} there is no output to collect"},
       {:lines, no_stdout and options.stderr != :stream, "#{with_stdout} there are no lines to deliver"},
       {:max_output_size, nothing_returned,

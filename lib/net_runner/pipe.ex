@@ -58,6 +58,22 @@ defmodule NetRunner.Pipe do
     end
   end
 
+  @doc "Ends the input: all that was written before comes first."
+  @spec end_input(Nif.pipe()) :: :ok | {:error, :not_canonical}
+  def end_input(pipe) do
+    ref = make_ref()
+
+    case Nif.end_input(pipe, ref) do
+      :wait ->
+        receive do
+          {:select, ^pipe, ^ref, _what} -> end_input(pipe)
+        end
+
+      result ->
+        result
+    end
+  end
+
   @doc """
   Reads from whichever of several pipes has something, waiting for the first that has; `:eof` when all have
   ended. A pipe that is always full does not starve the others.

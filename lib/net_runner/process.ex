@@ -170,6 +170,9 @@ defmodule NetRunner.Process do
 
   `{:error, :closed}` after `close_stdin/1`; `{:error, :epipe}` when nobody reads any more.
 
+  To a terminal (`:pty`) that is not in raw mode, a line of more than 4,095 bytes, counted from what was written before, is
+  `{:error, :line_too_long}`; lines before it have been written, and nothing of it.
+
       iex> {:ok, server} = NetRunner.Process.start("cat")
       iex> NetRunner.Process.write(server, ["hello", ?\\n])
       :ok
@@ -185,20 +188,26 @@ defmodule NetRunner.Process do
   Closes stdin: the command reads its end once it has read what was written. A write that is waiting ends with
   `{:error, :closed}`. `:ok` also when it is closed already.
 
+  A terminal (`:pty`) stays open; it gets its end-of-file character, Ctrl-D for most, behind all that was written, for
+  which it may have to be waited until there is room. In raw mode a terminal has none, which is `{:error, :not_canonical}`,
+  and nothing happens: what ends its input is the program's own matter.
+
       iex> {:ok, server} = NetRunner.Process.start("cat")
       iex> NetRunner.Process.close_stdin(server)
       :ok
       iex> NetRunner.Process.await_exit(server)
       {:ok, 0}
   """
-  @spec close_stdin(t()) :: :ok | {:error, :closed}
+  @spec close_stdin(t()) :: :ok | {:error, :closed | :not_canonical}
   def close_stdin(process) do
-    with {:ok, pipe} <- pipe(process, :stdin), do: Nif.close(pipe)
+    with {:ok, pipe} <- pipe(process, :stdin), do: Pipe.end_input(pipe)
   end
 
   @doc """
   Closes our end of stdout: a command that goes on writing gets SIGPIPE. A read that is waiting ends with
   `{:error, :closed}`. `:ok` also when it is closed already.
+
+  A terminal (`:pty`) stays open: a command that goes on writing to it waits when it is full.
 
       iex> {:ok, server} = NetRunner.Process.start("yes")
       iex> NetRunner.Process.close_stdout(server)
@@ -210,6 +219,31 @@ defmodule NetRunner.Process do
   def close_stdout(process) do
     with {:ok, pipe} <- pipe(process, :stdout), do: Nif.close(pipe)
   end
+
+  @doc """
+  Sets the size of the terminal of a command with `:pty`, which then gets SIGWINCH.
+
+  `{:error, :not_a_pty}` where there is none; `{:error, :invalid_window_size}` for what is no integer from 1 to 65535;
+  `{:error, :closed}` on a dead server.
+
+      iex> {:ok, server} = NetRunner.Process.start("sh", ["-c", "read x; stty size"], pty: [echo: false])
+      iex> NetRunner.Process.set_window_size(server, 50, 132)
+      :ok
+      iex> NetRunner.Process.write(server, "\\n")
+      iex> NetRunner.Process.read(server)
+      {:ok, "50 132\\r\\n"}
+  """
+  @spec set_window_size(t(), rows :: pos_integer(), cols :: pos_integer()) ::
+          :ok | {:error, :not_a_pty | :invalid_window_size | reason()}
+  def set_window_size(process, rows, cols) when rows in 1..0xFFFF and cols in 1..0xFFFF do
+    # Each can be closed alone.
+    with {:ok, stdin} <- pipe(process, :stdin),
+         {:error, :closed} <- Nif.set_window_size(stdin, rows, cols),
+         {:ok, stdout} <- pipe(process, :stdout),
+         do: Nif.set_window_size(stdout, rows, cols)
+  end
+
+  def set_window_size(_process, _rows, _cols), do: {:error, :invalid_window_size}
 
   defp pipe(process, name) do
     with pid when is_pid(pid) <- locate(process), {:ok, pipe} when pipe != nil <- Table.pipe(pid, name) do

@@ -55,7 +55,7 @@ defmodule NetRunner.Pump do
 
   @spec open(Command.t(), Options.t()) :: {:ok, t()} | {:error, term()}
   def open(command, options) do
-    with {:ok, input, source} <- Input.prepare(options.input) do
+    with {:ok, input, source} <- Input.prepare(input(options)) do
       start = %{
         command: command,
         options: options,
@@ -75,6 +75,10 @@ defmodule NetRunner.Pump do
       end
     end
   end
+
+  # A terminal is there also for a command without input, which is at its end at once.
+  defp input(%Options{input: nil, pty: pty}) when pty != nil, do: ""
+  defp input(%Options{input: input}), do: input
 
   # The command is on its way: only a writer needs the server to be there, and in the table.
   defp start_server(start, nil), do: {:ok, Server.start_async(start)}
@@ -266,17 +270,20 @@ defmodule NetRunner.Pump do
 
   defp write(pump, ref) do
     case Input.write(pump.input, pump.stdin, ref) do
-      :done -> {:done, end_input(pump)}
+      :done -> end_input(pump, ref)
       # Stdin stays open.
       {:error, reason} -> {:error, reason, %{pump | input: nil}}
       {more_or_wait, input} -> {more_or_wait, %{pump | input: input}}
     end
   end
 
-  # The end of stdin, for the command. A writer closes it itself.
-  defp end_input(pump) do
-    if pump.stdin && pump.writer == nil, do: Nif.close(pump.stdin)
-    %{pump | input: nil}
+  # The end of stdin, for the command. A terminal may have no room for it yet, and in raw mode it has none: the
+  # command knows then when it is over.
+  defp end_input(pump, ref) do
+    case Nif.end_input(pump.stdin, ref) do
+      :wait -> {:wait, %{pump | input: {[], nil}}}
+      _ended_or_raw -> {:done, %{pump | input: nil}}
+    end
   end
 
   # -- the end -----------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ defmodule NetRunner.Writer do
 
   require Logger
 
-  alias NetRunner.{Nif, Pipe, Table, Watcher}
+  alias NetRunner.{Error, Nif, Pipe, Table, Watcher}
 
   @typedoc "What is enumerated."
   @type source :: Enumerable.t() | (Collectable.t() -> term())
@@ -96,7 +96,8 @@ defmodule NetRunner.Writer do
 
     try do
       enumerate(source, %__MODULE__{pipe: pipe, stop: stop})
-      Nif.close(pipe)
+      # In raw mode a terminal has no end of input; the command knows when it is over.
+      _ = Pipe.end_input(pipe)
       :ok
     catch
       :throw, ^stop ->
@@ -114,6 +115,7 @@ defmodule NetRunner.Writer do
     Enum.reduce_while(enumerable, :ok, fn data, :ok ->
       case Pipe.write(writer.pipe, data) do
         :ok -> {:cont, :ok}
+        {:error, :line_too_long} -> raise Error, reason: {:input, :line_too_long}
         {:error, _nobody_reads} -> {:halt, :ok}
       end
     end)
@@ -135,6 +137,7 @@ defmodule NetRunner.Writer do
          writer, {:cont, data} ->
            case NetRunner.Pipe.write(writer.pipe, data) do
              :ok -> writer
+             {:error, :line_too_long} -> raise NetRunner.Error, reason: {:input, :line_too_long}
              {:error, _nobody_reads} -> throw(writer.stop)
            end
 

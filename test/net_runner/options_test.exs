@@ -30,6 +30,7 @@ defmodule NetRunner.OptionsTest do
              kill_timeout: 5_000,
              stop_signal: 15,
              leftovers: :kill,
+             pty: nil,
              success: [0],
              owner: self(),
              name: nil
@@ -63,7 +64,7 @@ defmodule NetRunner.OptionsTest do
       assert message(:process, kil_timeout: 1) == """
              :kil_timeout is not an option of NetRunner.Process.
              Expected: one of :stdout, :stderr, :stderr_tail_bytes, :env, :cd, :umask, :arg0, :nice, :rlimits, \
-             :user, :group, :groups, :kill_timeout, :stop_signal, :leftovers, :success, :owner, :name
+             :user, :group, :groups, :kill_timeout, :stop_signal, :leftovers, :pty, :success, :owner, :name
              Got: :kil_timeout\
              """
     end

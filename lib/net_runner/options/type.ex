@@ -28,6 +28,7 @@ defmodule NetRunner.Options.Type do
           | :rlimits
           | :principal
           | :principals
+          | :pty
 
   # getrlimit(2), without RLIMIT_.
   @resources ~w(as core cpu data fsize locks memlock msgqueue nice nofile nproc rss rtprio rttime sigpending stack)a
@@ -37,6 +38,9 @@ defmodule NetRunner.Options.Type do
 
   # And this one "unchanged", see setresuid(2).
   @highest_id 0xFFFF_FFFE
+
+  # Rows and columns; 0 is "not known" to the system.
+  @window 1..0xFFFF
 
   @spec cast(t(), term()) :: {:ok, term()} | :error
   def cast({:integer, range, _unit}, value) when is_integer(value) do
@@ -122,6 +126,21 @@ defmodule NetRunner.Options.Type do
     if proper?(list) and Enum.all?(list, &(cast(:principal, &1) != :error)), do: {:ok, list}, else: :error
   end
 
+  def cast(:pty, false), do: {:ok, nil}
+  def cast(:pty, true), do: cast(:pty, [])
+
+  def cast(:pty, options) when is_list(options) do
+    with true <- Keyword.keyword?(options),
+         # Of two values of one the first counts.
+         %{rows: rows, cols: cols, echo: echo} = pty when map_size(pty) == 3 <-
+           options |> Enum.reverse() |> Enum.into(%{rows: 24, cols: 80, echo: true}),
+         true <- rows in @window and cols in @window and is_boolean(echo) do
+      {:ok, pty}
+    else
+      _other -> :error
+    end
+  end
+
   def cast({:function, arity}, value) when is_function(value, arity), do: {:ok, value}
 
   def cast(:on_output, value) when value in [:discard, :log], do: {:ok, value}
@@ -178,6 +197,9 @@ defmodule NetRunner.Options.Type do
   def expected(:on_output),
     do:
       ":discard, :log, a function of one argument or of two, or {:send, pid} with the pid of a local process"
+
+  def expected(:pty),
+    do: "a boolean, or a keyword list of :rows and :cols, integers from 1 to 65535, and :echo, a boolean"
 
   def expected(:string), do: "a string"
   def expected(:keywords), do: "a keyword list"

@@ -73,12 +73,13 @@ defmodule NetRunner.Process.Launch do
       stdout: stdio(options.stdout),
       stderr: stdio(options.stderr),
       kill_timeout: options.kill_timeout,
-      stop_signals: [options.stop_signal],
+      stop_signals: List.wrap(options.stop_signal),
       leftovers: options.leftovers,
       start_awaited: start.start_awaited,
       nice: options.nice,
       rlimits: options.rlimits,
-      credentials: credentials(options)
+      credentials: credentials(options),
+      pty: options.pty
     }
   end
 

@@ -11,7 +11,7 @@ use crate::control::{Control, Occurrence};
 use crate::enif::{Cancelled, Direction, Handle};
 use crate::error::{posix, staged};
 use crate::fork_server::{ForkServer, Said};
-use crate::pipe::{Pipe, Read, Write};
+use crate::pipe::{EndInput, Pipe, Read, Resized, Write};
 use crate::{atoms, count, spawn};
 
 #[rustler::nif(schedule = "DirtyIo")]
@@ -212,6 +212,31 @@ fn write<'a>(env: Env<'a>, pipe: Handle<Pipe>, reference: Term<'a>, iovec: Term<
         Write::Again(rest) => (atoms::again(), rest).encode(env),
         Write::Error(reason) => env.error_tuple(reason),
     })
+}
+
+#[rustler::nif]
+fn end_input<'a>(env: Env<'a>, pipe: Handle<Pipe>, reference: Term<'a>) -> Term<'a> {
+    match pipe.end_input(env, reference) {
+        EndInput::Done => atoms::ok().encode(env),
+        EndInput::Wait => atoms::wait().encode(env),
+        EndInput::NotCanonical => env.error_tuple(atoms::not_canonical()),
+    }
+}
+
+#[rustler::nif]
+fn unread(env: Env<'_>, pipe: Handle<Pipe>, bytes: Binary<'_>) -> Atom {
+    pipe.unread(env, bytes.as_slice());
+    atoms::ok()
+}
+
+#[rustler::nif]
+fn set_window_size(env: Env<'_>, pipe: Handle<Pipe>, rows: u16, cols: u16) -> Term<'_> {
+    match pipe.set_window_size(rows, cols) {
+        Resized::Done => atoms::ok().encode(env),
+        Resized::NotAPty => env.error_tuple(atoms::not_a_pty()),
+        Resized::Closed => env.error_tuple(atoms::closed()),
+        Resized::Errno(errno) => env.error_tuple(posix(env, errno)),
+    }
 }
 
 #[rustler::nif]

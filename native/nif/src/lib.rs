@@ -14,9 +14,11 @@ mod fork_server;
 mod growth;
 mod limits;
 mod pipe;
+mod pty;
 mod queue;
 mod spawn;
 mod stdio;
+mod terminal;
 mod users;
 
 use rustler::{Env, Term};

@@ -1,4 +1,4 @@
-//! Our end of a pipe (later: of a PTY): non-blocking, closed in one place, with a queue for each direction.
+//! Our end of a pipe, or of one direction of a PTY: non-blocking, closed in one place, with a queue for each direction.
 
 use std::io::IoSlice;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -11,7 +11,8 @@ use crate::enif::{self, Cancelled, Direction, Fd, Handle, Resource, ResourceType
 use crate::error::posix;
 use crate::growth::Growth;
 use crate::queue::Queue;
-use crate::{atoms, count};
+use crate::terminal::{Canonical, Line, TooLong};
+use crate::{atoms, count, pty};
 
 /// Reads of up to this many bytes go through the stack and are copied into a binary of their exact size, so
 /// that a byte does not cost the allocation of a large block.
@@ -23,8 +24,31 @@ const WRITE_SLICE: usize = 1024 * 1024;
 /// Segments per writev(2); POSIX promises IOV_MAX >= 16, Linux and macOS have 1,024.
 const WRITE_SEGMENTS: usize = 64;
 
+/// How much is written to a terminal at a time: more than a line can have.
+const TERMINAL_WRITE: usize = 8192;
+
+/// More than a terminal holds: 8 KiB on the way (drivers/tty/pty.c) and 4 KiB that have arrived.
+const TERMINAL_HOLDS: u64 = 64 * 1024;
+
 /// A time slice is about 1 ms (erl_nif, "enif_consume_timeslice"), in which about this much is copied.
 const BYTES_PER_TIMESLICE: usize = 4 * 1024 * 1024;
+
+#[derive(Debug)]
+pub(crate) enum Kind {
+    Pipe,
+    /// With the line that is being written to it.
+    Terminal(Line),
+}
+
+impl Kind {
+    pub(crate) fn pipe() -> Kind {
+        Kind::Pipe
+    }
+
+    pub(crate) fn terminal() -> Kind {
+        Kind::Terminal(Line::default())
+    }
+}
 
 pub(crate) struct Pipe {
     state: Mutex<State>,
@@ -34,7 +58,11 @@ struct State {
     /// `None` once closed; then `end` says why.
     fd: Option<Fd>,
     end: Option<End>,
-    /// After `finish`: how many bytes are still delivered.
+    kind: Kind,
+    /// Bytes that a reader has given back: read before all others.
+    unread: Vec<u8>,
+    /// After `finish`: how many bytes are still delivered. Of a terminal that is not known before it is empty, so
+    /// it is a bound.
     remaining: Option<u64>,
     readers: Queue,
     writers: Queue,
@@ -75,6 +103,21 @@ pub(crate) enum Write<'a> {
     Error(Atom),
 }
 
+pub(crate) enum EndInput {
+    Done,
+    /// As of a write; then to be called again.
+    Wait,
+    /// The terminal is in raw mode, where there is no such thing.
+    NotCanonical,
+}
+
+pub(crate) enum Resized {
+    Done,
+    NotAPty,
+    Closed,
+    Errno(Errno),
+}
+
 static RESOURCE_TYPE: ResourceType = ResourceType::new();
 
 impl Resource for Pipe {
@@ -102,12 +145,14 @@ impl Drop for Pipe {
 
 impl Pipe {
     /// Our end; it must be non-blocking.
-    pub(crate) fn new(fd: OwnedFd) -> Handle<Pipe> {
+    pub(crate) fn new(fd: OwnedFd, kind: Kind) -> Handle<Pipe> {
         count::PIPES.up();
         Handle::new(Pipe {
             state: Mutex::new(State {
                 fd: Some(Fd::new(fd)),
                 end: None,
+                kind,
+                unread: Vec::new(),
                 remaining: None,
                 readers: Queue::new(Direction::Read),
                 writers: Queue::new(Direction::Write),
@@ -133,6 +178,7 @@ impl Handle<Pipe> {
         let mut guard = self.lock();
         let state = &mut *guard;
         let fd = match (state.end, &mut state.fd) {
+            (Some(End::Eof), Some(fd)) if !state.unread.is_empty() => fd,
             (Some(End::Eof), _) => return Read::Eof,
             (Some(End::Error(reason)), _) => return Read::Error(reason),
             (None, Some(fd)) => fd,
@@ -140,6 +186,14 @@ impl Handle<Pipe> {
         };
         if !state.readers.is_turn_of(&me) {
             return wait(state.readers.enter(env, self, me, reference));
+        }
+        if !state.unread.is_empty() {
+            let count = state.unread.len().min(max);
+            let mut binary = NewBinary::new(env, count);
+            binary.as_mut_slice().copy_from_slice(&state.unread[..count]);
+            state.unread.drain(..count);
+            state.readers.leave(env, self, fd, &me);
+            return Read::Data(binary.into());
         }
         let max = match state.remaining {
             None => max,
@@ -165,6 +219,12 @@ impl Handle<Pipe> {
             }
             Ok(None) => {
                 state.readers.leave(env, self, fd, &me);
+                Read::Eof
+            }
+            // After `finish`, of a terminal: it is empty.
+            Err(Errno::AGAIN) if state.remaining.is_some() => {
+                state.end = Some(End::Eof);
+                state.readers.wake_all(env, self, fd);
                 Read::Eof
             }
             Err(Errno::AGAIN) => {
@@ -198,7 +258,10 @@ impl Handle<Pipe> {
                 Write::Error(atoms::closed())
             });
         }
-        let progress = write_list(env, fd.as_fd(), iovec)?;
+        let progress = match &mut state.kind {
+            Kind::Pipe => write_list(env, fd.as_fd(), iovec)?,
+            Kind::Terminal(line) => write_terminal(env, fd.as_fd(), line, iovec)?,
+        };
         state.counters.written_bytes += progress.bytes as u64;
         state.counters.writes += u64::from(progress.bytes > 0);
         consume_timeslice(env, progress.bytes);
@@ -223,7 +286,71 @@ impl Handle<Pipe> {
                 state.writers.leave(env, self, fd, &me);
                 Write::Error(posix(env, errno))
             }
+            Stop::LineTooLong => {
+                state.writers.leave(env, self, fd, &me);
+                Write::Error(atoms::line_too_long())
+            }
         })
+    }
+
+    /// The end of the input: of a pipe, our end is closed; a terminal gets its end-of-file character first, when
+    /// it is this process' turn, so behind all that was written before.
+    pub(crate) fn end_input<'a>(&self, env: Env<'a>, reference: Term<'_>) -> EndInput {
+        let me = enif::self_pid(env);
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        if let (Kind::Terminal(line), None, Some(fd)) = (&mut state.kind, state.end, &mut state.fd) {
+            if !state.writers.is_turn_of(&me) {
+                state.writers.enter(env, self, me, reference);
+                return EndInput::Wait;
+            }
+            let canonical = Canonical::of(fd.as_fd()).ok().flatten();
+            let Some((canonical, bytes)) =
+                canonical.and_then(|canonical| canonical.end_of_file(line).map(|bytes| (canonical, bytes)))
+            else {
+                state.writers.leave(env, self, fd, &me);
+                return EndInput::NotCanonical;
+            };
+            let written = match rustix::io::retry_on_intr(|| rustix::io::write(&*fd, &bytes)) {
+                Ok(written) => written,
+                Err(Errno::AGAIN) => 0,
+                // Nobody is there to read it.
+                Err(_) => bytes.len(),
+            };
+            canonical.written(line, &bytes[..written]);
+            if written < bytes.len()
+                && state.writers.enter(env, self, me, reference)
+                && state.writers.arm(env, self, fd)
+            {
+                return EndInput::Wait;
+            }
+            state.end = Some(End::Error(atoms::closed()));
+        }
+        drop(guard);
+        self.close(env, atoms::closed());
+        EndInput::Done
+    }
+
+    /// What was read is put back before all that is there.
+    pub(crate) fn unread(&self, env: Env<'_>, bytes: &[u8]) {
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        if let Some(fd) = &state.fd {
+            state.unread.splice(0..0, bytes.iter().copied());
+            state.readers.wake_all(env, self, fd);
+        }
+    }
+
+    pub(crate) fn set_window_size(&self, rows: u16, cols: u16) -> Resized {
+        let state = self.lock();
+        match (&state.kind, &state.fd) {
+            (Kind::Pipe, _) => Resized::NotAPty,
+            (Kind::Terminal(_), None) => Resized::Closed,
+            (Kind::Terminal(_), Some(fd)) => match pty::set_size(fd, rows, cols) {
+                Ok(()) => Resized::Done,
+                Err(errno) => Resized::Errno(errno),
+            },
+        }
     }
 
     pub(crate) fn cancel(&self, env: Env<'_>, direction: Direction) -> Cancelled {
@@ -246,6 +373,7 @@ impl Handle<Pipe> {
         };
         state.end = Some(End::Error(reason));
         state.growth = Growth::default();
+        state.unread = Vec::new();
         state.readers.wake_all(env, self, &fd);
         state.writers.wake_all(env, self, &fd);
         drop(guard);
@@ -259,6 +387,12 @@ impl Handle<Pipe> {
         let (None, Some(fd)) = (state.end, &mut state.fd) else {
             return;
         };
+        if let Kind::Terminal(_) = state.kind {
+            // FIONREAD does not count what is on the way. Whoever reads next finds out.
+            state.remaining = Some(TERMINAL_HOLDS);
+            state.readers.wake_all(env, self, fd);
+            return;
+        }
         let remaining = available(fd.as_fd());
         state.remaining = Some(remaining as u64);
         if remaining == 0 {
@@ -321,6 +455,7 @@ enum Stop {
     Full,
     /// Enough for one call.
     Slice,
+    LineTooLong,
     Error(Errno),
 }
 
@@ -364,6 +499,65 @@ fn write_list<'a>(env: Env<'a>, fd: BorrowedFd<'_>, list: Term<'a>) -> Option<Pr
             None => {}
         }
     }
+}
+
+/// As `write_list`, to a terminal: in canonical mode lines that are too long are refused, before anything of them
+/// is written.
+fn write_terminal<'a>(
+    env: Env<'a>,
+    fd: BorrowedFd<'_>,
+    line: &mut Line,
+    list: Term<'a>,
+) -> Option<Progress<'a>> {
+    let mut bytes = 0;
+    let mut rest = list;
+    while !rest.is_empty_list() {
+        let mut segments = Vec::new();
+        let mut window = Vec::new();
+        let mut behind = rest;
+        while window.len() < TERMINAL_WRITE && !behind.is_empty_list() {
+            let (head, tail) = behind.list_get_cell().ok()?;
+            let segment = head.decode_as_binary().ok()?;
+            window.extend_from_slice(segment.as_slice());
+            segments.push(segment);
+            behind = tail;
+        }
+        let is_all = window.len() <= TERMINAL_WRITE && behind.is_empty_list();
+        window.truncate(TERMINAL_WRITE);
+        if window.is_empty() {
+            rest = behind;
+            continue;
+        }
+        let stop = |stop, rest| Some(Progress { bytes, stop, rest });
+        let canonical = match Canonical::of(fd) {
+            Ok(canonical) => canonical,
+            Err(errno) => return stop(Stop::Error(errno), rest),
+        };
+        let admitted = match &canonical {
+            None => window.len(),
+            Some(canonical) => match canonical.admit(line, &window, is_all) {
+                Ok(admitted) => admitted,
+                Err(TooLong) => return stop(Stop::LineTooLong, rest),
+            },
+        };
+        let written = match rustix::io::retry_on_intr(|| rustix::io::write(fd, &window[..admitted])) {
+            Ok(written) => written,
+            Err(Errno::AGAIN) => 0,
+            // Nobody has the other end any more.
+            Err(Errno::IO) => return stop(Stop::Error(Errno::PIPE), rest),
+            Err(errno) => return stop(Stop::Error(errno), rest),
+        };
+        match &canonical {
+            None => line.forget(),
+            Some(canonical) => canonical.written(line, &window[..written]),
+        }
+        bytes += written;
+        rest = unwritten(env, &segments, written, behind)?;
+        if written < admitted {
+            return Some(Progress { bytes, stop: Stop::Full, rest });
+        }
+    }
+    Some(Progress { bytes, stop: Stop::Done, rest })
 }
 
 /// The first non-empty binaries of a list, and the list behind them.

@@ -13,7 +13,8 @@ use crate::enif::{self, Handle};
 use crate::error::{Failure, Place};
 use crate::fork_server::ForkServer;
 use crate::limits::Limit;
-use crate::pipe::Pipe;
+use crate::pipe::{Kind, Pipe};
+use crate::pty::{self, Pty};
 use crate::stdio::{self, End, Target};
 use crate::users::{self, Identity};
 
@@ -36,6 +37,8 @@ pub(crate) struct Command<'a> {
     nice: Option<i32>,
     rlimits: Vec<Limit>,
     credentials: Option<Identity<'a>>,
+    /// Then stdin, stdout and stderr are this terminal.
+    pty: Option<Pty>,
 }
 
 /// A running command, or one about to run.
@@ -52,11 +55,14 @@ pub(crate) fn spawn(
     owner: Option<LocalPid>,
 ) -> Result<Spawned, Failure> {
     let credentials = command.credentials.as_ref().map(users::look_up).transpose()?;
-    let ends = [
-        stdio::stdin(&command.stdin)?,
-        stdio::output(&command.stdout, Place::Stdout)?,
-        stdio::output(&command.stderr, Place::Stderr)?,
-    ];
+    let (ends, leader) = match &command.pty {
+        None => (pipes(command)?, None),
+        Some(pty) => {
+            let user = credentials.as_ref().and_then(|credentials| credentials.uid);
+            let (ends, leader) = terminal(pty, user).map_err(|errno| Failure::At(Place::Pty, errno))?;
+            (ends, Some(leader))
+        }
+    };
     let directory = current_directory().map_err(|errno| Failure::At(Place::Shepherd(Stage::Cd), errno))?;
     let umask = match command.umask {
         Some(umask) => umask,
@@ -67,15 +73,18 @@ pub(crate) fn spawn(
     if frame.len() > MAX_FRAME {
         return Err(Failure::At(Place::Shepherd(Stage::Exec), Errno::TOOBIG));
     }
-    let fds: Vec<BorrowedFd<'_>> =
-        std::iter::once(directory.as_fd()).chain(ends.iter().filter_map(End::theirs)).collect();
+    let fds: Vec<BorrowedFd<'_>> = std::iter::once(directory.as_fd())
+        .chain(ends.iter().filter_map(End::theirs))
+        .chain(leader.as_ref().map(AsFd::as_fd))
+        .collect();
     let (socket, accepted) = fork_server.send_spawn(env, &frame, &fds)?;
 
     let control = Control::new(socket, &frame[accepted..]);
     control.set_server(env, enif::self_pid(env));
     control.set_owner(env, owner);
     // The command's ends are closed by this: the shepherd has its own.
-    let pipes = ends.map(|end| end.into_ours().map(Pipe::new));
+    let kind = if leader.is_some() { Kind::terminal } else { Kind::pipe };
+    let pipes = ends.map(|end| end.into_ours().map(|fd| Pipe::new(fd, kind())));
     control.set_keeper(env, fork_server.keeper(), pipes.clone());
     Ok(Spawned { control, pipes })
 }
@@ -96,7 +105,26 @@ fn request(command: &Command<'_>, umask: u32, ends: &[End; 3], credentials: Opti
         nice: command.nice,
         rlimits: command.rlimits.iter().map(|limit| limit.0).collect(),
         credentials,
+        terminal: command.pty.is_some(),
     }
+}
+
+fn pipes(command: &Command<'_>) -> Result<[End; 3], Failure> {
+    Ok([
+        stdio::stdin(&command.stdin)?,
+        stdio::output(&command.stdout, Place::Stdout)?,
+        stdio::output(&command.stderr, Place::Stderr)?,
+    ])
+}
+
+/// A terminal as all three, and its leader for the shepherd. What we write to and what we read from are two fds
+/// of the one open file, each with a resource of its own: so each can be closed alone, as with pipes.
+fn terminal(pty: &Pty, user: Option<u32>) -> Result<([End; 3], OwnedFd), Errno> {
+    let pty::Ends { leader, follower } = pty::open(pty, user)?;
+    let theirs = pty::duplicate(follower.as_fd())?;
+    let input = End::Pipe { ours: pty::duplicate(leader.as_fd())?, theirs: follower };
+    let output = End::Pipe { ours: pty::duplicate(leader.as_fd())?, theirs };
+    Ok(([input, output, End::Stdout], leader))
 }
 
 /// The VM's directory at this moment, as an fd: one that was deleted or renamed still works.

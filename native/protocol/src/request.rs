@@ -76,13 +76,18 @@ pub struct Spawn {
     pub nice: Option<i32>,
     pub rlimits: Vec<Rlimit>,
     pub credentials: Option<Credentials>,
+    /// Fd 0 is a terminal, which becomes the command's controlling one. Its leader is the last fd of the
+    /// request; the shepherd keeps it open until `Done`, so that the session gets no SIGHUP before.
+    pub terminal: bool,
 }
 
 impl Spawn {
-    /// How many fds come with the frame: the directory, then one for each [`Stdio::Fd`] in order.
+    /// How many fds come with the frame: the directory, then one for each [`Stdio::Fd`] in order, then the
+    /// leader of the terminal.
     #[must_use]
     pub fn fd_count(&self) -> usize {
-        1 + self.stdio.iter().filter(|stdio| **stdio == Stdio::Fd).count()
+        let stdio = self.stdio.iter().filter(|stdio| **stdio == Stdio::Fd).count();
+        1 + stdio + usize::from(self.terminal)
     }
 
     /// The value of a variable of the command's environment, as getenv(3) finds it.
@@ -114,6 +119,7 @@ impl Spawn {
         out.option(self.nice.as_ref(), |out, nice| out.i32(*nice));
         out.list(&self.rlimits, |out, rlimit| rlimit.write(out));
         out.option(self.credentials.as_ref(), |out, credentials| credentials.write(out));
+        out.u8(u8::from(self.terminal));
     }
 
     fn read(payload: &mut Reader<'_>) -> Option<Spawn> {
@@ -121,6 +127,11 @@ impl Spawn {
             0 => Some(Stdio::Null),
             1 => Some(Stdio::Fd),
             2 => Some(Stdio::Stdout),
+            _ => None,
+        };
+        let bool = |payload: &mut Reader<'_>| match payload.u8()? {
+            0 => Some(false),
+            1 => Some(true),
             _ => None,
         };
         Some(Spawn {
@@ -146,14 +157,11 @@ impl Spawn {
                 1 => Leftovers::Keep,
                 _ => return None,
             },
-            start_awaited: match payload.u8()? {
-                0 => false,
-                1 => true,
-                _ => return None,
-            },
+            start_awaited: bool(payload)?,
             nice: payload.option(|payload| payload.i32().filter(|nice| (-20..=19).contains(nice)))?,
             rlimits: payload.list(Rlimit::read)?,
             credentials: payload.option(Credentials::read)?,
+            terminal: bool(payload)?,
         })
     }
 }

@@ -143,6 +143,9 @@ fn set_up(plan: &Plan) -> Result<(), Errno> {
     rustix::process::setsid()?;
     os::restore_default_signals()?;
     plan.stdio.install()?;
+    if let Some(terminal) = &plan.terminal {
+        terminal.become_controlling()?;
+    }
     rustix::process::umask(plan.umask);
     Ok(())
 }

@@ -10,6 +10,7 @@ mod launch;
 mod limits;
 mod os;
 mod plan;
+mod pty;
 mod stdio;
 mod supervise;
 

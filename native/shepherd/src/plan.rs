@@ -10,6 +10,7 @@ use rustix::process::{Pid, getpid};
 
 use crate::credentials::Credentials;
 use crate::limits::Limits;
+use crate::pty::Terminal;
 use crate::stdio::StdioFds;
 
 pub(crate) struct Plan {
@@ -26,6 +27,7 @@ pub(crate) struct Plan {
     pub(crate) stdio: StdioFds,
     pub(crate) limits: Limits,
     pub(crate) credentials: Option<Credentials>,
+    pub(crate) terminal: Option<Terminal>,
     pub(crate) shepherd: Pid,
 }
 
@@ -42,6 +44,8 @@ impl Plan {
             path: spawn.directory.path.as_deref().map(c_string),
             umask: Mode::from_raw_mode((spawn.umask & 0o777) as RawMode),
             stdio: StdioFds::take(spawn.stdio, fds)?,
+            // Behind the others.
+            terminal: if spawn.terminal { Some(Terminal::take(fds)?) } else { None },
             limits: Limits::new(spawn.nice, spawn.rlimits),
             credentials: spawn.credentials.map(Credentials::from),
             shepherd: getpid(),

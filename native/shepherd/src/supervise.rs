@@ -16,6 +16,7 @@ use crate::escalation::{Escalation, Step};
 use crate::launch::{Failure, launch};
 use crate::os::{self, EndedChild, Signal, Watched, Woken};
 use crate::plan::Plan;
+use crate::pty::Terminal;
 
 /// For so long `Started` may wait for the exit, where nobody waits for it.
 const SOON: Duration = Duration::from_millis(2);
@@ -65,6 +66,8 @@ struct Shepherd {
     /// The command, until the VM has been told that it runs, and when that is due.
     unannounced: Option<(Child, Instant)>,
     hunt: Hunt,
+    /// Held until everything is over.
+    _terminal: Option<Terminal>,
 }
 
 impl Shepherd {
@@ -76,8 +79,10 @@ impl Shepherd {
         let leftovers = spawn.leftovers;
         let start_awaited = spawn.start_awaited;
         let kill_timeout = Duration::from_millis(u64::from(spawn.kill_timeout_ms));
-        let plan = Plan::new(spawn, &mut channel.take_fds()).ok_or(Failure::new(Stage::Fds, Errno::BADF))?;
+        let mut plan =
+            Plan::new(spawn, &mut channel.take_fds()).ok_or(Failure::new(Stage::Fds, Errno::BADF))?;
         let child = launch(&plan, channel.socket())?;
+        let terminal = plan.terminal.take();
         // The command's ends of its pipes: its readers must see end of file when it is gone.
         drop(plan);
         let mut shepherd = Shepherd {
@@ -88,6 +93,7 @@ impl Shepherd {
             escalation: Escalation::new(kill_timeout),
             unannounced: Some((child, Instant::now() + SOON)),
             hunt: Hunt::default(),
+            _terminal: terminal,
         };
         if start_awaited {
             shepherd.announce(channel);

@@ -40,14 +40,15 @@ fn spawn() -> impl Strategy<Value = Spawn> {
     let names =
         (vec(1..=u8::MAX, 1..40), vec(c_bytes(), 1..5), vec(c_bytes(), 0..5), prop::option::of(c_bytes()));
     let ending = (any::<u32>(), vec(1..=64_u8, 1..4), leftovers(), any::<bool>());
-    let rights = (prop::option::of(-20..=19_i32), vec(rlimit(), 0..4), prop::option::of(credentials()));
+    let rights =
+        (prop::option::of(-20..=19_i32), vec(rlimit(), 0..4), prop::option::of(credentials()), any::<bool>());
     (names, 0..=0o777_u32, stdio(), ending, rights).prop_map(
         |(
             (executable, argv, env, path),
             umask,
             stdio,
             (kill_timeout_ms, stop_signals, leftovers, start_awaited),
-            (nice, rlimits, credentials),
+            (nice, rlimits, credentials, terminal),
         )| Spawn {
             executable,
             argv,
@@ -62,6 +63,7 @@ fn spawn() -> impl Strategy<Value = Spawn> {
             nice,
             rlimits,
             credentials,
+            terminal,
         },
     )
 }
@@ -81,6 +83,7 @@ pub(crate) fn smallest_spawn() -> Spawn {
         nice: None,
         rlimits: Vec::new(),
         credentials: None,
+        terminal: false,
     }
 }
 

@@ -57,6 +57,7 @@ pub(crate) fn cmd<const N: usize>(argv: [&str; N]) -> Cmd {
             nice: None,
             rlimits: Vec::new(),
             credentials: None,
+            terminal: false,
         },
         fds: vec![open_directory(".")],
     }
