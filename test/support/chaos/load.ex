@@ -94,7 +94,7 @@ defmodule NetRunner.Test.Chaos.Load do
     leftovers = if entry.keep, do: :keep, else: :kill
 
     opts =
-      [kill_timeout: entry.kill_timeout, stderr: entry.stderr, leftovers: leftovers, env: env] ++ shape.opts
+      shape.opts ++ [kill_timeout: entry.kill_timeout, stderr: entry.stderr, leftovers: leftovers, env: env]
 
     face(entry.face, shape, opts, entry, parent)
   end

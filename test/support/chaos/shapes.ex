@@ -23,6 +23,15 @@ defmodule NetRunner.Test.Chaos.Shapes do
       hopping: %{command: Tree.command(~w(hopping))},
       forking: %{command: sh("while :; do sleep 0.01 & sleep 0.01 & wait; done")},
       floods: %{command: sh("yes out & yes err >&2 & wait")},
+      # A shell with jobs, each a group of its own, one of them deaf.
+      terminal: %{
+        command: [
+          "bash",
+          "-c",
+          "set -m; sleep 1000 & (trap '' HUP TERM; sleep 1000; sleep 1000) & sleep 1000"
+        ],
+        opts: [pty: true, stderr: :redirect]
+      },
       reads_slowly: %{
         command: perl("1 while sysread STDIN, $_, 64 and select undef, undef, undef, 0.005"),
         input: true
