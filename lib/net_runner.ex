@@ -22,7 +22,7 @@ defmodule NetRunner do
   | --- | --- |
   | run a command and have its output and status | `run/2`, `run!/2`, `capture/2` |
   | go through its output while it runs, or make it a part of a pipeline | `stream/2`, `stream!/2` |
-  | talk with it | `NetRunner.Process` |
+  | talk with it | `NetRunner.Process`, `expect/3` |
   | name a command and run it often | `NetRunner.Command` |
 
   ## Commands
@@ -110,7 +110,7 @@ defmodule NetRunner do
   mistakes in the program and raise `ArgumentError`.
   """
 
-  alias NetRunner.{Command, Error, Nif, Options, Result, Run, Stats, Table}
+  alias NetRunner.{Command, Error, Expect, Nif, Options, Result, Run, Stats, Table}
 
   @type cmd :: [binary()] | Command.t()
 
@@ -246,6 +246,39 @@ defmodule NetRunner do
       {:error, reason} -> raise Error, reason: reason
     end
   end
+
+  @doc """
+  Reads the output of a command (a `NetRunner.Process`, mostly with `:pty`) until it matches: a binary, a regular
+  expression, or one of a list of them.
+
+  Returns `{:ok, found}`, a `NetRunner.Expect` with what came before, what has matched, and which pattern it was: the one that
+  begins first, of several that begin at the same place the first in the list. What comes behind is kept, for the next
+  call or for `NetRunner.Process.read/2`.
+
+  `:eof`: the output has ended without a match; `:timeout`: it has not come in time. In both cases what was read is
+  kept, too. `{:error, reason}` as of `NetRunner.Process.read/2`.
+
+      iex> {:ok, server} = NetRunner.Process.start("sh", ["-c", "printf 'login: '; read name; echo Hello, $name."], pty: true)
+      iex> {:ok, %{index: 0}} = NetRunner.expect(server, ["login: ", ~r/denied/], timeout: 10_000)
+      iex> NetRunner.Process.write(server, "joe\\n")
+      iex> {:ok, found} = NetRunner.expect(server, ~r/Hello, (\\w+)\\./, timeout: 10_000)
+      iex> {found.before, found.match, found.captures}
+      {"joe\\r\\n", "Hello, joe.", ["joe"]}
+      iex> NetRunner.expect(server, "login: ")
+      :eof
+
+  A pattern is looked for whenever more has come: `~r/\\d+/` matches the first digits of a number that is not complete yet, so
+  let it say what comes behind. With the modifier `u` it matches nothing while the output is not UTF-8.
+
+  ## Options
+
+  * `:timeout` (default `:infinity`): milliseconds.
+  * `:max_bytes` (default `65536`): so much of the end of the output is looked at and kept; what came earlier, and did not
+    match, is dropped, and is not in `:before`.
+  """
+  @spec expect(NetRunner.Process.t(), Expect.pattern() | [Expect.pattern(), ...], keyword()) ::
+          {:ok, Expect.t()} | :eof | :timeout | {:error, Error.reason()}
+  def expect(process, pattern, opts \\ []), do: Expect.expect(process, pattern, opts)
 
   @doc """
   Every command that runs under this VM, with the pid of its server, its pid in the system (`nil` while it is being

@@ -7,7 +7,7 @@ defmodule NetRunner.ExamplesTest do
   @moduletag :tmp_dir
 
   test "no example is left out" do
-    tested = ~w(backup.exs syntax.exs words.exs worker.exs)
+    tested = ~w(backup.exs login.exs syntax.exs words.exs worker.exs)
     assert "examples/*.exs" |> Path.wildcard() |> Enum.map(&Path.basename/1) |> Enum.sort() == tested
   end
 
@@ -45,6 +45,11 @@ defmodule NetRunner.ExamplesTest do
              |> Enum.zip_with([good, bad], fn line, file -> String.replace_prefix(line, file <> ": ", "") end)
 
     assert error =~ ~r/^#{bad}: .*syntax error/i
+  end
+
+  test "login.exs answers what it is asked on a terminal" do
+    assert run("login.exs", ["joe", "secret"]) == "logged in as joe\nexit status 0\n"
+    assert run("login.exs", ["joe", "wrong"]) == "refused\nexit status 1\n"
   end
 
   test "worker.exs answers questions" do

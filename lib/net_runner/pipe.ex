@@ -2,8 +2,8 @@ defmodule NetRunner.Pipe do
   @moduledoc false
   # Reading and writing a pipe in the process that wants it, without a call to any other.
   #
-  # * The functions wait, but hold no time limit, so they leave only with a result; and whoever got `:wait`
-  #   from the NIF has then received its message. So no message is left in the caller's mailbox.
+  # * The functions wait, but for read_within/3 without a time limit, so they leave only with a result; and whoever got
+  #   `:wait` from the NIF has then received its message, or taken it back. So no message is left in the caller's mailbox.
   # * The reference is made in the function that receives: the VM then skips what was in the mailbox before
   #   (Erlang efficiency guide, "Receiving messages").
 
@@ -33,6 +33,30 @@ defmodule NetRunner.Pipe do
         result
     end
   end
+
+  @doc "As `read/2`, until a time, in ms of `System.monotonic_time/1`."
+  @spec read_within(Nif.pipe(), max_bytes(), deadline :: integer() | :infinity) ::
+          {:ok, binary()} | :eof | :timeout | {:error, atom()}
+  def read_within(pipe, max, deadline) do
+    ref = make_ref()
+
+    case Nif.read(pipe, ref, max) do
+      :wait ->
+        receive do
+          {:select, ^pipe, ^ref, _what} -> read_within(pipe, max, deadline)
+        after
+          remaining(deadline) ->
+            cancel(pipe, :read, ref)
+            :timeout
+        end
+
+      result ->
+        result
+    end
+  end
+
+  defp remaining(:infinity), do: :infinity
+  defp remaining(deadline), do: max(deadline - System.monotonic_time(:millisecond), 0)
 
   @doc "Writes all; returns when every byte is in the pipe."
   @spec write(Nif.pipe(), iodata()) :: :ok | {:error, atom()}

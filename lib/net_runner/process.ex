@@ -245,7 +245,10 @@ defmodule NetRunner.Process do
 
   def set_window_size(_process, _rows, _cols), do: {:error, :invalid_window_size}
 
-  defp pipe(process, name) do
+  @doc false
+  # Of a command, by its name in NetRunner.Table.
+  @spec pipe(t(), Table.pipe_name()) :: {:ok, Nif.pipe()} | {:error, :closed}
+  def pipe(process, name) do
     with pid when is_pid(pid) <- locate(process), {:ok, pipe} when pipe != nil <- Table.pipe(pid, name) do
       {:ok, pipe}
     else
