@@ -89,7 +89,7 @@ fn fork_copy_for(job: &Job<'_>) -> Result<Child, Errno> {
         Forked::Parent(pid) => Ok(Child { pid, pidfd: None }),
         Forked::Child => {
             run_child(std::ptr::from_ref(job).cast_mut().cast());
-            exit_now()
+            exit_now(NOT_STARTED)
         }
     }
 }
@@ -103,12 +103,16 @@ extern "C" fn run_child(argument: *mut c_void) -> c_int {
     failure[1..].copy_from_slice(&errno.raw_os_error().to_le_bytes());
     // Less than PIPE_BUF: written whole or not at all (pipe(7)). Without a reader there is nobody to tell.
     let _ = rustix::io::write(job.error_pipe, &failure);
-    exit_now()
+    exit_now(NOT_STARTED)
 }
 
-fn exit_now() -> ! {
+/// Nobody sees it: the error pipe says why.
+const NOT_STARTED: i32 = 127;
+
+/// Without exit handlers: they are the parent's, and what they would touch has been copied for nothing.
+pub(crate) fn exit_now(status: i32) -> ! {
     // SAFETY: _exit(2) runs nothing of ours.
-    unsafe { libc::_exit(127) }
+    unsafe { libc::_exit(status) }
 }
 
 /// Returns only when it fails.
@@ -130,7 +134,7 @@ fn become_command(plan: &Plan) -> (Stage, Errno) {
     os::die_with_parent();
     // A parent that died before that sends nothing any more.
     if rustix::process::getppid() != Some(plan.shepherd) {
-        exit_now();
+        exit_now(NOT_STARTED);
     }
     // The last step: from here on a signal acts.
     if let Err(errno) = os::reset_signal_mask() {
@@ -194,13 +198,28 @@ pub(crate) enum Forked {
     Child,
 }
 
-/// fork(2).
+/// fork(2). This process has one thread, so the child may do whatever the parent may.
 pub(crate) fn fork() -> Result<Forked, Errno> {
-    // SAFETY: this process has one thread, so the child may do whatever the parent may.
-    match unsafe { libc::fork() } {
+    match raw_fork() {
         0 => Ok(Forked::Child),
         pid => child_pid(pid).map(Forked::Parent),
     }
+}
+
+/// Not libc's function, which visits handlers and locks that nothing here makes use of: each page that it touches
+/// is copied for that. (s390x has the arguments in another order.)
+#[cfg(all(target_os = "linux", not(target_arch = "s390x")))]
+fn raw_fork() -> libc::pid_t {
+    // SAFETY: clone(2) without flags and without a stack is fork(2).
+    let pid = unsafe { libc::syscall(libc::SYS_clone, libc::SIGCHLD, 0, 0, 0, 0) };
+    // A pid, or -1.
+    libc::pid_t::try_from(pid).unwrap_or(-1)
+}
+
+#[cfg(not(all(target_os = "linux", not(target_arch = "s390x"))))]
+fn raw_fork() -> libc::pid_t {
+    // SAFETY: as for the caller.
+    unsafe { libc::fork() }
 }
 
 /// What fork(2) or clone(2) has just returned to the parent.

@@ -10,7 +10,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::{Pid, WaitOptions, getpid};
 
-use crate::child::{Forked, fork};
+use crate::child::{Forked, exit_now, fork};
 use crate::descendants::{Found, Hunt, Place};
 use crate::os::{self, Signal, Watched};
 use crate::supervise;
@@ -242,7 +242,7 @@ fn say_forked(socket: BorrowedFd<'_>, shepherd: Pid) {
 fn become_shepherd(socket: OwnedFd) -> ! {
     os::close_all_but(socket.as_fd());
     let ended = std::panic::catch_unwind(|| supervise::run(socket));
-    std::process::exit(match ended {
+    exit_now(match ended {
         Ok(Ok(())) => 0,
         Ok(Err(_)) => i32::from(crate::OS_ERROR),
         Err(_) => PANICKED,
