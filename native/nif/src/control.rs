@@ -14,6 +14,7 @@ use rustix::process::Signal;
 use rustler::{Env, LocalPid, Monitor, Term};
 
 use crate::enif::{self, Direction, Fd, Handle, Resource, ResourceType};
+use crate::fork_server::ForkServer;
 use crate::pipe::Pipe;
 use crate::{atoms, count};
 
@@ -45,6 +46,8 @@ struct State {
     /// Of the table, in which the Watcher would find this when the server is dead.
     keeper: Option<Monitor>,
     keeper_died: bool,
+    /// Where the shepherd comes from.
+    fork_server: Option<Handle<ForkServer>>,
     /// Of the same command: they are closed where this closes itself.
     pipes: [Option<Handle<Pipe>>; 3],
     /// Our direction has been shut down: nothing more can be sent.
@@ -106,6 +109,7 @@ impl Control {
                 owner: None,
                 keeper: None,
                 keeper_died: false,
+                fork_server: None,
                 pipes: [const { None }; 3],
                 shut_down: false,
                 broken: false,
@@ -177,7 +181,12 @@ impl Handle<Control> {
         let mut guard = self.lock();
         let state = &mut *guard;
         let mut found = Vec::new();
-        if state.flush() && state.receive(&mut found) {
+        let open = state.flush() && state.receive(&mut found);
+        if let Some(Occurrence::Event(Event::Done | Event::Failed { .. })) = found.last() {
+            // Its last word.
+            return found;
+        }
+        if open {
             let me = enif::self_pid(env);
             let Some(socket) = &mut state.socket else {
                 return found;
@@ -210,11 +219,18 @@ impl Handle<Control> {
     }
 
     /// Whoever could find this, and the pipes, when its server is dead.
-    pub(crate) fn set_keeper(&self, env: Env<'_>, keeper: LocalPid, pipes: [Option<Handle<Pipe>>; 3]) {
+    pub(crate) fn set_keeper(
+        &self,
+        env: Env<'_>,
+        fork_server: &Handle<ForkServer>,
+        pipes: [Option<Handle<Pipe>>; 3],
+    ) {
+        let keeper = fork_server.keeper();
         let monitor = self.monitor(env, &keeper);
         let mut state = self.lock();
         state.keeper_died = monitor.is_none();
         state.keeper = monitor;
+        state.fork_server = Some(fork_server.clone());
         state.pipes = pipes;
     }
 
@@ -269,8 +285,12 @@ impl Handle<Control> {
         state.command = None;
         state.fds.clear();
         state.unsent = VecDeque::new();
+        let fork_server = state.fork_server.take();
         drop(state);
         drop(pipes);
+        if let Some(fork_server) = fork_server {
+            fork_server.replace(env);
+        }
         for monitor in monitors {
             self.forget(env, monitor);
         }

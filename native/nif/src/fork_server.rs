@@ -32,11 +32,14 @@ struct State {
     pidfd: Option<OwnedFd>,
     /// What `control` had no room for: some 250 orders wait in it, and the fork server takes 0.1 ms for each.
     unsent: VecDeque<Order>,
-    /// Idle shepherds that were taken and whose replacement was refused: ordered again with the next.
-    to_replace: usize,
+    /// Idle shepherds that were taken and are not ordered again yet.
+    taken: usize,
     /// The process that reads what the fork server says. It is told when there is room for the unsent.
     listener: LocalPid,
 }
+
+/// So many idle shepherds are missing at most when nobody asks for one.
+const MOST_TAKEN: usize = 2;
 
 enum Order {
     ForkAhead,
@@ -78,11 +81,12 @@ fn lacking(byte: u8) -> Option<Atom> {
 }
 
 impl State {
-    /// An order that is refused is lost: its shepherd's socket is closed, which the other end sees.
-    fn order(&mut self, order: Order) -> Result<(), Failure> {
-        let again = std::mem::take(&mut self.to_replace);
-        self.unsent.extend(std::iter::repeat_with(|| Order::ForkAhead).take(again));
-        self.unsent.push_back(order);
+    /// Also a shepherd in the place of each that was taken. An order that is refused is lost: its shepherd's
+    /// socket is closed, which the other end sees.
+    fn order(&mut self, order: Option<Order>) -> Result<(), Failure> {
+        let taken = std::mem::take(&mut self.taken);
+        self.unsent.extend(std::iter::repeat_with(|| Order::ForkAhead).take(taken));
+        self.unsent.extend(order);
         self.flush()
     }
 
@@ -106,7 +110,7 @@ impl State {
                 }
                 Err(errno) => {
                     if let Some(Order::ForkAhead) = self.unsent.pop_front() {
-                        self.to_replace += 1;
+                        self.taken += 1;
                     }
                     // Others are sent all the same; the last one is the caller's.
                     if self.unsent.is_empty() {
@@ -131,7 +135,7 @@ impl ForkServer {
 
 impl Handle<ForkServer> {
     /// What has no room is sent when the listener, who is told, reads.
-    fn order(&self, env: Env<'_>, order: Order) -> Result<(), Failure> {
+    fn order(&self, env: Env<'_>, order: Option<Order>) -> Result<(), Failure> {
         let mut guard = self.lock();
         let state = &mut *guard;
         let waits = !state.unsent.is_empty();
@@ -146,15 +150,30 @@ impl Handle<ForkServer> {
         Ok(())
     }
 
-    fn fork_ahead(&self, env: Env<'_>) {
-        // A fork server that is gone is noticed elsewhere.
-        let _ = self.order(env, Order::ForkAhead);
+    /// An idle shepherd was taken. The fork of another would take the processor from the command that is just
+    /// about to start: it waits until a command is over, or the next one is taken.
+    fn taken(&self, env: Env<'_>) {
+        let mut state = self.lock();
+        state.taken += 1;
+        let waits = state.taken < MOST_TAKEN;
+        drop(state);
+        if !waits {
+            self.replace(env);
+        }
+    }
+
+    /// Orders shepherds in the place of those that were taken.
+    pub(crate) fn replace(&self, env: Env<'_>) {
+        if self.lock().taken > 0 {
+            // A fork server that is gone is noticed elsewhere.
+            let _ = self.order(env, None);
+        }
     }
 
     /// A new socket pair, of which a new shepherd gets the other end.
     fn adopt(&self, env: Env<'_>) -> Result<OwnedFd, Failure> {
         let (ours, shepherds) = socket::pair().map_err(|errno| Failure::At(Place::Socket, errno))?;
-        self.order(env, Order::Adopt(shepherds))?;
+        self.order(env, Some(Order::Adopt(shepherds)))?;
         Ok(ours)
     }
 
@@ -176,7 +195,7 @@ impl Handle<ForkServer> {
             Ok(Received::WouldBlock | Received::EndOfFile) => Ok(None),
             // The shepherd sees end of file and exits: its socket was closed on the way.
             Ok(Received::FdsCut) => {
-                self.fork_ahead(env);
+                self.taken(env);
                 Err(Failure::At(Place::Shepherd(protocol::Stage::Fds), Errno::MFILE))
             }
             Err(errno) => Err(Failure::At(Place::Socket, errno)),
@@ -194,8 +213,7 @@ impl Handle<ForkServer> {
     ) -> Result<(OwnedFd, usize), Failure> {
         while let Some(idle) = self.take_idle(env)? {
             let sent = socket::send(idle.as_fd(), frame, fds, Wait::DontBlock);
-            // Behind the request: the next shepherd must not take the processor from this one.
-            self.fork_ahead(env);
+            self.taken(env);
             match sent {
                 Ok(accepted) => return Ok((idle, accepted)),
                 // This one has died in the meantime.
@@ -238,7 +256,7 @@ impl Handle<ForkServer> {
                 pool: None,
                 pidfd: None,
                 unsent: VecDeque::new(),
-                to_replace: 0,
+                taken: 0,
                 listener: enif::self_pid(env),
             }),
         });

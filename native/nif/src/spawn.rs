@@ -85,7 +85,7 @@ pub(crate) fn spawn(
     // The command's ends are closed by this: the shepherd has its own.
     let kind = if leader.is_some() { Kind::terminal } else { Kind::pipe };
     let pipes = ends.map(|end| end.into_ours().map(|fd| Pipe::new(fd, kind())));
-    control.set_keeper(env, fork_server.keeper(), pipes.clone());
+    control.set_keeper(env, fork_server, pipes.clone());
     Ok(Spawned { control, pipes })
 }
 
