@@ -57,6 +57,30 @@ defmodule NetRunner.DocsTest do
     assert Enum.sort(for {:atom, _, why} <- whys, do: why) == Enum.sort(documented)
   end
 
+  test "so is each that NetRunner.Cgroup knows, and each step towards a cgroup" do
+    documented = first_cells("reason") |> Enum.map(&(&1 |> Code.eval_string() |> elem(0)))
+    {:ok, types} = Code.Typespec.fetch_types(NetRunner.Cgroup)
+    [{:type, {:why, {:type, _, :union, whys}, []}}] = for {_, {:why, _, _}} = type <- types, do: type
+
+    assert Enum.sort(for {:atom, _, why} <- whys, do: why) ==
+             Enum.sort(for {:invalid_cgroup_path, why} <- documented, do: why)
+
+    source = File.read!("native/protocol/src/cgroup.rs")
+
+    [_, steps] = Regex.run(~r/const STEPS.*?= \[\n(.*?)\];/s, source)
+    steps = Regex.scan(~r/"(\w+)"/, steps, capture: :all_but_first) |> List.flatten()
+    [_, limits] = Regex.run(~r/const LIMITS.*?= \[\n(.*?)\];/s, source)
+    limits = Regex.scan(~r/, "(\w+)", /, limits, capture: :all_but_first) |> List.flatten()
+    {whats, posixes} = Enum.unzip(for {:cgroup, {what, posix}} <- documented, do: {to_string(what), posix})
+
+    assert length(steps) == 4 and length(limits) == 9
+    # The mount is looked for in the VM.
+    assert Enum.sort(["mount" | steps]) == whats |> Enum.uniq() |> Enum.reject(&(&1 in limits)) |> Enum.sort()
+    for limit <- limits, do: assert(NetRunner.Cgroup.Limits.expected() =~ inspect(String.to_atom(limit)))
+    names = File.read!("native/nif/src/error.rs")
+    for posix <- posixes, do: assert(names =~ ~s(=> "#{posix}"))
+  end
+
   test "the stages are those of native/" do
     source = File.read!("native/nif/src/error.rs")
     [_, function] = Regex.run(~r/fn name\(self\)(.*?)\n    \}\n\}/s, source)
@@ -73,7 +97,7 @@ defmodule NetRunner.DocsTest do
     for {stage, "e" <> _ = name} <-
           Regex.scan(~r/^\| `\{:(\w+), :(e\w+)\}`/m, @errors, capture: :all_but_first)
           |> Enum.map(&List.to_tuple/1),
-        stage not in ["invalid_cmd", "invalid_args"] do
+        stage not in ["invalid_cmd", "invalid_args", "invalid_cgroup_path"] do
       # No errno: the end of the fork server.
       assert name in names or name == "eof"
     end

@@ -14,7 +14,7 @@ defmodule NetRunner.Error do
   | `path` | the `PATH` that an executable was looked up in, `nil` if it has none |
   """
 
-  alias NetRunner.{Command, Result, Signal}
+  alias NetRunner.{Cgroup, Command, Result, Signal}
 
   defexception [:reason, :command, :status, :path, stderr: ""]
 
@@ -34,6 +34,8 @@ defmodule NetRunner.Error do
   | `{:user, posix}`, `{:group, posix}`, `{:groups, posix}` | the name could not be found, such as `:enoent` |
   | `{:credentials, posix}` | user and groups could not be set, such as `:eperm` |
   | `{:nice, posix}` | the niceness could not be set, such as `:eacces` |
+  | `{:invalid_cgroup_path, why}` | `:cgroup_path` is none, see `docs/errors.md` |
+  | `{:cgroup, {what, posix}}` | the control group, or a limit of it, could not be had, such as `{:memory_max, :enotsup}` |
   | `{:rlimits, {limit, posix}}` | this limit could not be set, such as `{:nofile, :eperm}` |
   | `{stage, posix}` | something else failed before the command ran: `:fork_server`, `:dev_null`, `:socket`, `:send`, `:fds`, `:pipe`, `:fork`, `:setup` |
   | `{:kill, posix}` | the system refused a signal, such as `:eperm` |
@@ -63,6 +65,8 @@ defmodule NetRunner.Error do
           | Command.invalid()
           | {stage :: atom(), posix()}
           | {:rlimits, {limit :: atom(), posix()}}
+          | {:invalid_cgroup_path, Cgroup.why()}
+          | {:cgroup, {what :: atom(), posix()}}
           | :shepherd_died
           | :no_fork_server
           | :protocol
@@ -172,6 +176,27 @@ defmodule NetRunner.Error do
       end
 
     "cannot set the limit #{inspect(limit)}#{wanted}: #{posix_text(posix)}#{limit_text(posix)}"
+  end
+
+  defp text({:invalid_cgroup_path, why}, error) do
+    "not a path for a control group#{wanted_text(option(error, :cgroup_path))}: " <> cgroup_path_text(why)
+  end
+
+  defp text({:cgroup, {:mount, :enoent}}, _error) do
+    "there is no control group: no cgroup2 file system is mounted (see /proc/self/mountinfo)"
+  end
+
+  defp text({:cgroup, {:root, posix}}, _error) do
+    "cannot open the control group that :cgroup_root names, or the VM's own: #{posix_text(posix)}"
+  end
+
+  defp text({:cgroup, {step, posix}}, error) when step in [:create, :enable, :join] do
+    where = wanted_text(option(error, :cgroup_path))
+    "cannot #{cgroup_step_text(step)}#{where}: #{posix_text(posix)}#{cgroup_hint_text(step, posix)}"
+  end
+
+  defp text({:cgroup, {limit, posix}}, _error) do
+    "cannot have the limit #{inspect(limit)} of a control group: #{posix_text(posix)}#{cgroup_limit_text(posix)}"
   end
 
   defp text({:kill, posix}, _error), do: "the system refused the signal: #{posix_text(posix)}"
@@ -403,6 +428,37 @@ defmodule NetRunner.Error do
   end
 
   defp user_text(_posix, _error), do: ""
+
+  defp cgroup_path_text(:empty), do: "it is empty"
+  defp cgroup_path_text(:absolute), do: "it begins with /, and must be relative"
+  defp cgroup_path_text(:empty_part), do: "a part of it is empty"
+  defp cgroup_path_text(:dot), do: "a part of it is \".\""
+  defp cgroup_path_text(:dot_dot), do: "a part of it is \"..\""
+  defp cgroup_path_text(:nul_byte), do: "it contains a NUL byte"
+  defp cgroup_path_text(:newline), do: "it contains a newline"
+  defp cgroup_path_text(:too_long), do: "a part of it has more than 255 bytes"
+
+  defp cgroup_path_text(:reserved),
+    do: "a part of it looks like a group that NetRunner has made for one command"
+
+  defp cgroup_step_text(:create), do: "make the control group"
+  defp cgroup_step_text(:enable), do: "have controllers for the control group"
+  defp cgroup_step_text(:join), do: "start the command in the control group"
+
+  defp cgroup_hint_text(:enable, :ebusy),
+    do:
+      " (a group with processes in it can have no controllers for those below it: they must be in one of these)"
+
+  defp cgroup_hint_text(:join, :eacces),
+    do: " (the VM may not leave its own group: it must have been started inside of what was delegated to it)"
+
+  defp cgroup_hint_text(_step, posix) when posix in [:eacces, :eperm, :erofs],
+    do: " (has the system delegated a control group to this user? see :cgroup_root)"
+
+  defp cgroup_hint_text(_step, _posix), do: ""
+
+  defp cgroup_limit_text(:enotsup), do: " (the controller is not available here, or does not know it)"
+  defp cgroup_limit_text(_posix), do: ""
 
   defp limit_text(:eperm), do: " (only root may raise a hard limit; no :nofile is above /proc/sys/fs/nr_open)"
   defp limit_text(_posix), do: ""

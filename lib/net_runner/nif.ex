@@ -12,6 +12,8 @@ defmodule NetRunner.Nif do
   #
   # `posix` is an errno as a lower-case atom, `{stage, posix}` says what was being done.
 
+  alias NetRunner.{Cgroup, Stats}
+
   @type fork_server :: reference()
   @type control :: reference()
   @type pipe :: reference()
@@ -41,6 +43,7 @@ defmodule NetRunner.Nif do
           | {:signalled, :ok | {:error, :not_running | posix()}}
           | {:exited, {:status, 0..255} | {:signal, 1..64, core_dumped :: boolean()}, rusage()}
           | {:unkillable, [os_pid :: pos_integer()]}
+          | {:cgroup, Stats.cgroup()}
           | :done
           # The socket has ended. Without :done or {:failed, _} before it, the shepherd has died.
           | :eof
@@ -69,7 +72,9 @@ defmodule NetRunner.Nif do
           credentials:
             %{user: principal() | nil, group: principal() | nil, groups: [principal()] | nil} | nil,
           # A terminal as stdin, stdout and stderr, which then do not count. Its pipes are stdin and stdout.
-          pty: %{rows: 1..0xFFFF, cols: 1..0xFFFF, echo: boolean()} | nil
+          pty: %{rows: 1..0xFFFF, cols: 1..0xFFFF, echo: boolean()} | nil,
+          # The group that it is born in.
+          cgroup: Cgroup.t() | nil
         }
 
   @type principal :: binary() | 0..0xFFFF_FFFE
@@ -120,6 +125,12 @@ defmodule NetRunner.Nif do
           {:ok, control(), stdin :: pipe() | nil, stdout :: pipe() | nil, stderr :: pipe() | nil}
           | {:error, :no_fork_server | {stage(), posix()}}
   def spawn_dirty(_fork_server, _request, _owner), do: nif()
+
+  # A shepherd without a command, which ends what the dead one of this group has left: :done comes, or
+  # {:unkillable, _}. The caller is the server; the control is closed when it dies.
+  @spec sweep(fork_server(), Cgroup.t()) ::
+          {:ok, control()} | {:error, :no_fork_server | {stage(), posix()}}
+  def sweep(_fork_server, _cgroup), do: nif()
 
   # Everything that has arrived, in order; sends what is queued; arms again unless the list ends in :eof.
   @spec control_read(control(), reference()) :: [event()]

@@ -174,6 +174,23 @@ defmodule NetRunner.Options do
         "whether stdin, stdout and stderr are a terminal, the controlling one of the command: `true`, or a keyword list " <>
           "of `:rows` (24), `:cols` (80) and `:echo` (`true`). See \"Terminals\" in `NetRunner`"
     ],
+    cgroup_path: [
+      types: Map.new(@everywhere, &{&1, :binary}),
+      default: nil,
+      doc:
+        "the control group (cgroups v2, Linux) below which the command runs, a relative path such as `\"job/123\"`: it " <>
+          "gets a fresh group of its own there, from which nothing escapes, and which is gone afterwards, as are the " <>
+          "levels of the path that were not there before. See \"Control groups\" in `NetRunner`"
+    ],
+    cgroup: [
+      types: Map.new(@everywhere, &{&1, :cgroup_limits}),
+      default: nil,
+      doc:
+        "limits of that group, a map or a keyword list: `:memory_max`, `:memory_high`, `:memory_swap_max` (bytes or " <>
+          "`:infinity`), `:memory_oom_group` (a boolean), `:cpu_max` (`{quota, period}` in microseconds), " <>
+          "`:cpu_weight`, `:io_weight` (1 to 10,000), `:pids_max` (or `:infinity`), `:cpuset_cpus` (`\"0-3,7\"`). One " <>
+          "that cannot be had is an error, and the command does not run"
+    ],
     success: [
       types: Map.new(@everywhere, &{&1, :statuses}),
       default: [0],
@@ -279,6 +296,8 @@ defmodule NetRunner.Options do
           stop_signal: 1..31 | [1..31],
           leftovers: :kill | :keep,
           pty: nil | pty(),
+          cgroup_path: nil | binary(),
+          cgroup: nil | [{name :: atom(), value :: binary()}],
           success: [0..255 | Range.t()] | :any,
           owner: nil | pid(),
           name: nil | GenServer.name(),
@@ -450,6 +469,7 @@ defmodule NetRunner.Options do
       {:stdout, options.pty != nil and no_stdout, "with :pty stdout is the terminal"},
       {:stderr, options.pty != nil and options.stderr != :redirect,
        "with :pty stderr is the terminal, as stdout is"},
+      {:cgroup, options.cgroup_path == nil, "without :cgroup_path there is no group to limit"},
       {:into, no_stdout, "#{with_stdout} there is no output to collect"},
       {:lines, no_stdout and options.stderr != :stream, "#{with_stdout} there are no lines to deliver"},
       {:max_output_size, nothing_returned,

@@ -10,12 +10,20 @@ defmodule NetRunner.Result do
   | `signal` | the name of the signal that ended it, `nil` if none did |
   | `duration_ms` | from the start to the exit |
   | `rusage` | the kernel's account: CPU times in microseconds, memory in bytes, and more |
+  | `cgroup` | with `:cgroup_path`, what its group has used: `t:NetRunner.Stats.cgroup/0`; else `nil` |
   | `stats` | all of it, with the counts of bytes: `NetRunner.Stats` |
   """
 
   alias NetRunner.{Nif, Signal, Stats}
 
-  defstruct stdout: "", stderr: "", status: nil, signal: nil, duration_ms: 0, rusage: nil, stats: nil
+  defstruct stdout: "",
+            stderr: "",
+            status: nil,
+            signal: nil,
+            duration_ms: 0,
+            rusage: nil,
+            cgroup: nil,
+            stats: nil
 
   @type t :: %__MODULE__{
           stdout: Collectable.t(),
@@ -24,6 +32,7 @@ defmodule NetRunner.Result do
           signal: Signal.name() | nil,
           duration_ms: non_neg_integer(),
           rusage: Nif.rusage() | nil,
+          cgroup: Stats.cgroup() | nil,
           stats: Stats.t()
         }
 
@@ -37,6 +46,7 @@ defmodule NetRunner.Result do
       signal: stats.signal,
       duration_ms: stats.duration_ms,
       rusage: rusage,
+      cgroup: stats.cgroup,
       stats: stats
     }
   end

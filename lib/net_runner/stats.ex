@@ -21,6 +21,7 @@ defmodule NetRunner.Stats do
   | `minor_faults`, `major_faults` | page faults without and with I/O |
   | `blocks_in`, `blocks_out` | reads from and writes to file systems |
   | `voluntary_switches`, `involuntary_switches` | context switches |
+  | `cgroup` | with `:cgroup_path`, what its group has used, see `t:cgroup/0`; else, and before the end, `nil` |
   """
 
   alias NetRunner.{Nif, Signal}
@@ -43,7 +44,8 @@ defmodule NetRunner.Stats do
             blocks_in: nil,
             blocks_out: nil,
             voluntary_switches: nil,
-            involuntary_switches: nil
+            involuntary_switches: nil,
+            cgroup: nil
 
   @type t :: %__MODULE__{
           bytes_in: non_neg_integer(),
@@ -64,7 +66,35 @@ defmodule NetRunner.Stats do
           blocks_in: non_neg_integer() | nil,
           blocks_out: non_neg_integer() | nil,
           voluntary_switches: non_neg_integer() | nil,
-          involuntary_switches: non_neg_integer() | nil
+          involuntary_switches: non_neg_integer() | nil,
+          cgroup: cgroup() | nil
+        }
+
+  @typedoc """
+  What the group of a command, all that has lived in it, has used. `nil` is what this kernel does not count, or the group
+  has no controller for: without a limit of memory there need be no `memory_peak_bytes`.
+
+  | key | |
+  | --- | --- |
+  | `memory_peak_bytes` | the most memory that was in use at a time |
+  | `oom` | how often the limit was reached and nothing could be freed |
+  | `oom_kill` | processes that the OOM killer has killed: more than 0, and it was the limit that ended them |
+  | `cpu_us`, `cpu_user_us`, `cpu_system_us` | CPU time in microseconds |
+  | `throttled`, `throttled_us` | periods in which `:cpu_max` was used up, and for how long it was held back |
+  | `pids_peak` | the most processes and threads at a time |
+  | `pids_max` | forks that `:pids_max` has refused |
+  """
+  @type cgroup :: %{
+          memory_peak_bytes: non_neg_integer() | nil,
+          oom: non_neg_integer() | nil,
+          oom_kill: non_neg_integer() | nil,
+          cpu_us: non_neg_integer() | nil,
+          cpu_user_us: non_neg_integer() | nil,
+          cpu_system_us: non_neg_integer() | nil,
+          throttled: non_neg_integer() | nil,
+          throttled_us: non_neg_integer() | nil,
+          pids_peak: non_neg_integer() | nil,
+          pids_max: non_neg_integer() | nil
         }
 
   @typedoc "How a command has ended, as the shepherd says it."
@@ -102,14 +132,15 @@ defmodule NetRunner.Stats do
 
   @doc false
   # The statistics of a command: the counters of its three pipes, when it was started, how long it has run,
-  # and, when it has exited, how, with the kernel's account.
+  # and, when it has exited, how, with the kernel's account, and with that of its group.
   @spec new(
           {stdin :: counters(), stdout :: counters(), stderr :: counters()},
           DateTime.t(),
           non_neg_integer(),
-          {exit(), Nif.rusage()} | nil
+          {exit(), Nif.rusage()} | nil,
+          cgroup() | nil
         ) :: t()
-  def new({stdin, stdout, stderr}, started_at, duration_ms, exited \\ nil) do
+  def new({stdin, stdout, stderr}, started_at, duration_ms, exited \\ nil, cgroup \\ nil) do
     {_, _, bytes_in, write_count} = stdin || {0, 0, 0, 0}
     {bytes_out, out_reads, _, _} = stdout || {0, 0, 0, 0}
     {bytes_err, err_reads, _, _} = stderr || {0, 0, 0, 0}
@@ -122,7 +153,8 @@ defmodule NetRunner.Stats do
         read_count: out_reads + err_reads,
         write_count: write_count,
         started_at: started_at,
-        duration_ms: duration_ms
+        duration_ms: duration_ms,
+        cgroup: cgroup
       },
       exited
     )

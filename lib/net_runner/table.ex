@@ -7,7 +7,7 @@ defmodule NetRunner.Table do
   #   of the command is left: by the server, or by the Watcher where the server has died before.
   # * Without the table (NetRunner is not started, or stopping) every function acts as if it were empty.
 
-  alias NetRunner.Nif
+  alias NetRunner.{Cgroup, Nif}
 
   @type row :: %{
           server: pid(),
@@ -28,6 +28,7 @@ defmodule NetRunner.Table do
   @type info :: %{
           command: [binary(), ...],
           kill_timeout: non_neg_integer(),
+          cgroup: Cgroup.t() | nil,
           # Milliseconds of System.monotonic_time/1.
           started: integer()
         }
@@ -155,9 +156,10 @@ defmodule NetRunner.Table do
   # -- what the Watcher holds --------------------------------------------------------------------------
 
   @doc "The control of leftovers that are kept. Its server may end, and its row go."
-  @spec insert_kept(server :: pid(), Nif.control(), kill_timeout :: non_neg_integer()) :: :ok
-  def insert_kept(server, control, kill_timeout) do
-    :ets.insert(__MODULE__, {{:kept, server}, control, kill_timeout})
+  @spec insert_kept(server :: pid(), Nif.control(), kill_timeout :: non_neg_integer(), Cgroup.t() | nil) ::
+          :ok
+  def insert_kept(server, control, kill_timeout, cgroup) do
+    :ets.insert(__MODULE__, {{:kept, server}, control, kill_timeout, cgroup})
     :ok
   end
 
@@ -167,9 +169,11 @@ defmodule NetRunner.Table do
     :ok
   end
 
-  @spec kept() :: [{server :: pid(), Nif.control(), kill_timeout :: non_neg_integer()}]
+  @spec kept() :: [{server :: pid(), Nif.control(), kill_timeout :: non_neg_integer(), Cgroup.t() | nil}]
   def kept do
-    :ets.select(__MODULE__, [{{{:kept, :"$1"}, :"$2", :"$3"}, [], [{{:"$1", :"$2", :"$3"}}]}])
+    :ets.select(__MODULE__, [
+      {{{:kept, :"$1"}, :"$2", :"$3", :"$4"}, [], [{{:"$1", :"$2", :"$3", :"$4"}}]}
+    ])
   end
 
   # -- the fork server ---------------------------------------------------------------------------------

@@ -15,19 +15,23 @@ defmodule NetRunner.Watcher do
 
   require Logger
 
-  alias NetRunner.{ForkServer, Nif, Table}
+  alias NetRunner.Cgroup.Sweep
+  alias NetRunner.{Cgroup, ForkServer, Nif, Table}
 
   @typep held :: %{
            kind: :orphan | :kept,
            server: pid(),
            control: Nif.control(),
-           kill_timeout: non_neg_integer()
+           kill_timeout: non_neg_integer(),
+           cgroup: Cgroup.t() | nil
          }
 
   @typep state :: %{
            monitors: %{reference() => pid()},
            # By the reference that its messages carry.
            held: %{reference() => held()},
+           # Those of them whose shepherd has died, by the monitor of what ends the rest.
+           sweeps: %{reference() => reference()},
            waiting: %{pid() => [GenServer.from()]},
            stopping: boolean()
          }
@@ -91,15 +95,15 @@ defmodule NetRunner.Watcher do
   def init([]) do
     Process.flag(:trap_exit, true)
     ForkServer.resume_spawning()
-    state = %{monitors: %{}, held: %{}, waiting: %{}, stopping: false}
+    state = %{monitors: %{}, held: %{}, sweeps: %{}, waiting: %{}, stopping: false}
     state = Enum.reduce(Table.kept(), state, &take_from_the_dead/2)
     {:ok, Enum.reduce(Table.commands(), state, &monitor(&2, &1.server))}
   end
 
   # The stop is for the case that it died before it was the server.
-  defp take_from_the_dead({server, control, kill_timeout}, state) do
+  defp take_from_the_dead({server, control, kill_timeout, cgroup}, state) do
     Nif.control_stop(control)
-    hold(state, :orphan, server, control, kill_timeout)
+    hold(state, :orphan, server, control, %{kill_timeout: kill_timeout, cgroup: cgroup})
   end
 
   @impl true
@@ -109,9 +113,9 @@ defmodule NetRunner.Watcher do
 
   def handle_call({:keep, server, control}, _from, state) do
     {:ok, row} = Table.fetch(server)
-    Table.insert_kept(server, control, row.info.kill_timeout)
+    Table.insert_kept(server, control, row.info.kill_timeout, row.info.cgroup)
     Nif.control_set_owner(control, nil)
-    {:reply, :ok, hold(state, :kept, server, control, row.info.kill_timeout)}
+    {:reply, :ok, hold(state, :kept, server, control, row.info)}
   end
 
   def handle_call({:await_gone, server}, from, state) do
@@ -127,6 +131,12 @@ defmodule NetRunner.Watcher do
     # It was being started when the others were told.
     if state.stopping, do: GenServer.cast(server, :stop_and_end)
     {:noreply, monitor(state, server)}
+  end
+
+  def handle_info({:DOWN, monitor, :process, _sweep, _reason}, %{sweeps: sweeps} = state)
+      when is_map_key(sweeps, monitor) do
+    {ref, state} = pop_in(state.sweeps[monitor])
+    {:noreply, release(state, ref)}
   end
 
   def handle_info({:DOWN, monitor, :process, server, _reason}, state) do
@@ -175,7 +185,7 @@ defmodule NetRunner.Watcher do
 
         if held?(state, server),
           do: gone(state, server),
-          else: hold(state, :orphan, server, row.control, row.info.kill_timeout)
+          else: hold(state, :orphan, server, row.control, row.info)
 
       # In order, or found by two monitors.
       :error ->
@@ -185,12 +195,12 @@ defmodule NetRunner.Watcher do
 
   defp held?(state, server), do: Enum.any?(state.held, fn {_ref, held} -> held.server == server end)
 
-  @spec hold(state(), :orphan | :kept, pid(), Nif.control(), non_neg_integer()) :: state()
-  defp hold(state, kind, server, control, kill_timeout) do
+  @spec hold(state(), :orphan | :kept, pid(), Nif.control(), map()) :: state()
+  defp hold(state, kind, server, control, %{kill_timeout: kill_timeout, cgroup: cgroup}) do
     ref = make_ref()
     Nif.control_take_over(control)
     if kind == :orphan, do: arm(kill_timeout + @hung_after, {:kill, ref})
-    held = %{kind: kind, server: server, control: control, kill_timeout: kill_timeout}
+    held = %{kind: kind, server: server, control: control, kill_timeout: kill_timeout, cgroup: cgroup}
     listen(put_in(state.held[ref], held), ref)
   end
 
@@ -202,7 +212,23 @@ defmodule NetRunner.Watcher do
     if held.kind == :kept and Enum.any?(events, &match?({:error, _reason}, &1)),
       do: arm(held.kill_timeout + @hung_after, {:kill, ref})
 
-    if Enum.any?(events, &over?/1), do: release(state, ref), else: state
+    case Enum.find(events, &over?/1) do
+      nil -> state
+      :eof -> shepherd_died(state, ref, held)
+      _over -> release(state, ref)
+    end
+  end
+
+  # With its last word missing.
+  defp shepherd_died(state, ref, %{cgroup: nil}), do: release(state, ref)
+
+  defp shepherd_died(state, ref, held) do
+    if ref in Map.values(state.sweeps) do
+      state
+    else
+      Nif.control_close(held.control)
+      put_in(state.sweeps[Sweep.start(held.cgroup)], ref)
+    end
   end
 
   defp over?(:done), do: true
@@ -214,6 +240,7 @@ defmodule NetRunner.Watcher do
   defp over?({:started, _os_pid}), do: false
   defp over?({:signalled, _result}), do: false
   defp over?({:exited, _how, _rusage}), do: false
+  defp over?({:cgroup, _stats}), do: false
 
   defp over?({:unkillable, os_pids}) do
     Logger.error("NetRunner cannot kill #{inspect(os_pids)}, alive five seconds after SIGKILL")
@@ -227,7 +254,7 @@ defmodule NetRunner.Watcher do
     state
   end
 
-  defp overdue(state, :abandon, ref, _held), do: release(state, ref)
+  defp overdue(state, :abandon, ref, held), do: shepherd_died(state, ref, held)
 
   defp arm(milliseconds, message), do: :erlang.start_timer(milliseconds, self(), message)
 

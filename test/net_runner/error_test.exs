@@ -49,7 +49,7 @@ defmodule NetRunner.ErrorTest do
     assert message({:fork_server, :eof}, []) =~ "ended before it was ready"
     assert message({:kill, :eperm}, []) =~ "refused the signal"
     assert message({:fork, :eunknown}, []) == "cannot make a process: :eunknown"
-    assert message({:cgroup, :enotsup}, []) =~ "failed before the command ran (cgroup): "
+    assert message({:other, :enotsup}, []) =~ "failed before the command ran (other): "
   end
 
   test "an exit has its status, its signal, and the end of stderr" do

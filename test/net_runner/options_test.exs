@@ -31,6 +31,8 @@ defmodule NetRunner.OptionsTest do
              stop_signal: 15,
              leftovers: :kill,
              pty: nil,
+             cgroup_path: nil,
+             cgroup: nil,
              success: [0],
              owner: self(),
              name: nil
@@ -64,7 +66,7 @@ defmodule NetRunner.OptionsTest do
       assert message(:process, kil_timeout: 1) == """
              :kil_timeout is not an option of NetRunner.Process.
              Expected: one of :stdout, :stderr, :stderr_tail_bytes, :env, :cd, :umask, :arg0, :nice, :rlimits, \
-             :user, :group, :groups, :kill_timeout, :stop_signal, :leftovers, :pty, :success, :owner, :name
+             :user, :group, :groups, :kill_timeout, :stop_signal, :leftovers, :pty, :cgroup_path, :cgroup, :success, :owner, :name
              Got: :kil_timeout\
              """
     end

@@ -4,6 +4,7 @@ defmodule NetRunner.Options.Type do
   # of NetRunner has it (a signal as its number, an environment as a list), or :error; `expected/1` says in
   # words what would have been right. A new type is one clause of each.
 
+  alias NetRunner.Cgroup.Limits
   alias NetRunner.Signal
 
   @type t ::
@@ -29,6 +30,8 @@ defmodule NetRunner.Options.Type do
           | :principal
           | :principals
           | :pty
+          | :binary
+          | :cgroup_limits
 
   # getrlimit(2), without RLIMIT_.
   @resources ~w(as core cpu data fsize locks memlock msgqueue nice nofile nproc rss rtprio rttime sigpending stack)a
@@ -141,6 +144,9 @@ defmodule NetRunner.Options.Type do
     end
   end
 
+  def cast(:binary, value) when is_binary(value), do: {:ok, value}
+  def cast(:cgroup_limits, limits), do: Limits.cast(limits)
+
   def cast({:function, arity}, value) when is_function(value, arity), do: {:ok, value}
 
   def cast(:on_output, value) when value in [:discard, :log], do: {:ok, value}
@@ -201,6 +207,8 @@ defmodule NetRunner.Options.Type do
   def expected(:pty),
     do: "a boolean, or a keyword list of :rows and :cols, integers from 1 to 65535, and :echo, a boolean"
 
+  def expected(:binary), do: "a binary"
+  def expected(:cgroup_limits), do: Limits.expected()
   def expected(:string), do: "a string"
   def expected(:keywords), do: "a keyword list"
   def expected(:ready), do: "a function of no arguments, {:tcp, host, port}, or a regular expression"

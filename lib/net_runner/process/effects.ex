@@ -4,6 +4,7 @@ defmodule NetRunner.Process.Effects do
 
   require Logger
 
+  alias NetRunner.Cgroup.Sweep
   alias NetRunner.{ForkServer, Nif, Stats, Table, Watcher}
   alias NetRunner.Process.{Drain, Server, State, Tail}
 
@@ -105,6 +106,8 @@ defmodule NetRunner.Process.Effects do
     %{data | control: nil}
   end
 
+  defp effect(:sweep, data), do: %{data | sweep: Sweep.start(data.cgroup)}
+
   defp effect({:log_unkillable, os_pids}, data) do
     Logger.error("NetRunner cannot kill #{inspect(os_pids)}, alive five seconds after SIGKILL", metadata())
     data
@@ -166,7 +169,8 @@ defmodule NetRunner.Process.Effects do
       {counters(data.stdin), counters(data.stdout), counters(data.stderr)},
       DateTime.from_unix!(data.started_at, :millisecond),
       (data.exited || System.monotonic_time(:millisecond)) - data.started,
-      data.state.exit
+      data.state.exit,
+      data.state.cgroup
     )
   end
 

@@ -6,7 +6,7 @@ defmodule NetRunner.Process.Launch do
   # `spawn/1` is called by the server, or by the caller of `run`, whose command then starts while its server
   # does; `announce/2` by the server. Between the two nobody but the NIF watches over the command.
 
-  alias NetRunner.{Environment, ForkServer, Nif, Table, Watcher}
+  alias NetRunner.{Cgroup, Environment, ForkServer, Nif, Table, Watcher}
   alias NetRunner.Process.Server
 
   @typedoc "What has been spawned: not yet known to run."
@@ -16,6 +16,8 @@ defmodule NetRunner.Process.Launch do
           stdin: Nif.pipe() | nil,
           stdout: Nif.pipe() | nil,
           stderr: Nif.pipe() | nil,
+          # To be swept if the shepherd dies.
+          cgroup: Cgroup.t() | nil,
           # Milliseconds of System.monotonic_time/1.
           started: integer()
         }
@@ -24,14 +26,18 @@ defmodule NetRunner.Process.Launch do
   @attempts 5
 
   @spec spawn(Server.start()) :: {:ok, spawned()} | {:error, term()}
-  def spawn(%{options: %{owner: owner}} = start) do
+  def spawn(%{options: %{owner: owner} = options} = start) do
     # One that dies from here on is noticed by the NIF.
-    if owner == nil or Process.alive?(owner), do: attempt(start, @attempts), else: {:error, :closed}
+    if owner == nil or Process.alive?(owner) do
+      with {:ok, cgroup} <- Cgroup.locate(options), do: attempt(start, cgroup, @attempts)
+    else
+      {:error, :closed}
+    end
   end
 
-  defp attempt(start, attempts) do
+  defp attempt(start, cgroup, attempts) do
     with {:ok, {resource, _counts} = fork_server} <- ForkServer.current() do
-      case spawn_now(resource, request(start), start.options.owner) do
+      case spawn_now(resource, request(start, cgroup), start.options.owner) do
         {:ok, control, stdin, stdout, stderr} ->
           {:ok,
            %{
@@ -40,11 +46,12 @@ defmodule NetRunner.Process.Launch do
              stdin: stdin,
              stdout: stdout,
              stderr: stderr,
+             cgroup: cgroup,
              started: System.monotonic_time(:millisecond)
            }}
 
         {:error, :no_fork_server} when attempts > 1 ->
-          with {:ok, _new} <- ForkServer.renew(fork_server), do: attempt(start, attempts - 1)
+          with {:ok, _new} <- ForkServer.renew(fork_server), do: attempt(start, cgroup, attempts - 1)
 
         {:error, :no_fork_server} ->
           {:error, if(ForkServer.came_up?(fork_server), do: :no_fork_server, else: {:fork_server, :eof})}
@@ -62,7 +69,7 @@ defmodule NetRunner.Process.Launch do
 
   defp spawn_now(resource, request, owner), do: Nif.spawn_dirty(resource, request, owner)
 
-  defp request(%{command: command, options: options} = start) do
+  defp request(%{command: command, options: options} = start, cgroup) do
     %{
       executable: command.executable,
       argv: [options.arg0 || command.executable | command.args],
@@ -79,7 +86,8 @@ defmodule NetRunner.Process.Launch do
       nice: options.nice,
       rlimits: options.rlimits,
       credentials: credentials(options),
-      pty: options.pty
+      pty: options.pty,
+      cgroup: cgroup
     }
   end
 
@@ -122,6 +130,7 @@ defmodule NetRunner.Process.Launch do
       info: %{
         command: [command.executable | command.args],
         kill_timeout: options.kill_timeout,
+        cgroup: spawned.cgroup,
         started: spawned.started
       }
     })

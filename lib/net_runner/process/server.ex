@@ -12,7 +12,7 @@ defmodule NetRunner.Process.Server do
 
   require Logger
 
-  alias NetRunner.{Command, ForkServer, Nif, Options, Stats, Table}
+  alias NetRunner.{Cgroup, Command, ForkServer, Nif, Options, Stats, Table}
   alias NetRunner.Process.{Drain, Effects, Launch, State, Tail}
 
   @typedoc """
@@ -46,6 +46,9 @@ defmodule NetRunner.Process.Server do
           answered: non_neg_integer(),
           owner_monitor: reference() | nil,
           table_monitor: reference(),
+          cgroup: Cgroup.t() | nil,
+          # Of what ends the rest in the cgroup of a shepherd that has died.
+          sweep: reference() | nil,
           owner_down: boolean(),
           writer: {pid(), monitor :: reference()} | nil,
           # The exit reason of a writer that was killed.
@@ -112,7 +115,7 @@ defmodule NetRunner.Process.Server do
 
     spawned
     |> new(options, start.spawned != nil)
-    |> Effects.perform(State.new(options.leftovers, options.kill_timeout))
+    |> Effects.perform(State.new(options.leftovers, options.kill_timeout, spawned.cgroup != nil))
   end
 
   @impl :gen_server
@@ -132,6 +135,8 @@ defmodule NetRunner.Process.Server do
       answered: ForkServer.answered(spawned.fork_server),
       owner_monitor: options.owner && Process.monitor(options.owner),
       table_monitor: Process.monitor(NetRunner.Supervisor),
+      cgroup: spawned.cgroup,
+      sweep: nil,
       owner_down: false,
       writer: nil,
       writer_killed: nil,
@@ -144,17 +149,21 @@ defmodule NetRunner.Process.Server do
   end
 
   # Everything but the start stays in the mailbox for later.
-  defp await_start(%{control_ref: control_ref, timers: timers} = data) do
+  defp await_start(%{control_ref: control_ref, timers: timers, sweep: sweep} = data) do
     receive do
       {:select, _control, ^control_ref, _what} ->
         data |> read_control() |> started()
 
       {:timeout, timer, name} when :erlang.map_get(name, timers) == timer ->
         name |> timeout(data) |> started()
+
+      {:DOWN, ^sweep, :process, _pid, _reason} ->
+        data |> Effects.perform(State.swept(data.state)) |> started()
     end
   end
 
-  defp started(%{state: %State{phase: :starting}} = data), do: await_start(data)
+  defp started(%{state: %State{phase: phase}} = data) when phase in [:starting, :sweeping],
+    do: await_start(data)
 
   defp started(%{state: %State{phase: :over, outcome: {:error, reason}}} = data) do
     Effects.release(data)
@@ -269,6 +278,10 @@ defmodule NetRunner.Process.Server do
     data |> Effects.close_pipes() |> step(&State.owner_down/1)
   end
 
+  def handle_info({:DOWN, monitor, :process, _sweep, _reason}, %{sweep: monitor} = data) do
+    step(data, &State.swept/1)
+  end
+
   # Of an owner that was replaced.
   def handle_info({:DOWN, _monitor, :process, _pid, _reason}, data), do: {:noreply, data}
 
@@ -343,9 +356,10 @@ defmodule NetRunner.Process.Server do
 
   defp await_end(%{ended: reason}) when reason != nil, do: :ok
 
-  defp await_end(data) do
+  defp await_end(%{sweep: sweep} = data) do
     message =
       receive do
+        {:DOWN, ^sweep, :process, _pid, _reason} = message -> message
         {:select, _resource, _ref, _what} = message -> message
         {:timeout, _timer, _name} = message -> message
         {:drain, _ref} = message -> message

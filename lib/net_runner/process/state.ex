@@ -4,9 +4,11 @@ defmodule NetRunner.Process.State do
   # effects come out, to be performed in their order.
   #
   #     :starting ── started ──► :running ── exited ──► :exited ── done ──► :over
-  #         └── failed ──────────────┴── the shepherd has died ──┴────────────┘
+  #         └── failed ──────────────┴── the shepherd has died ──┴──(:sweeping)┘
   #
   # * `outcome` is known exactly in phase :over. A server in that phase has no control socket any more.
+  # * :sweeping is only where there is a cgroup: what the shepherd has left in it is ended before anybody is told.
+  #   There is no control socket any more then, either.
   # * Every caller is answered at the latest on the way into :over, or when the shepherd reports what it cannot
   #   kill.
   # * From the first stop, or the exit, on a timer is armed until :over, or until the shepherd has reported:
@@ -53,12 +55,17 @@ defmodule NetRunner.Process.State do
           # The control goes to the Watcher, which holds it until the leftovers or the VM end.
           | :hand_over
           | :close_control
+          # To be answered by swept/1.
+          | :sweep
           | {:log_unkillable, [pos_integer()]}
           | :log_hung
 
   @type t :: %State{
-          phase: :starting | :running | :exited | :over,
+          phase: :starting | :running | :exited | :sweeping | :over,
           exit: exit() | nil,
+          # What its cgroup has used, and whether it has one.
+          cgroup: Stats.cgroup() | nil,
+          cgroup?: boolean(),
           outcome: outcome() | nil,
           # Set by the first stop.
           stopping: boolean(),
@@ -66,7 +73,8 @@ defmodule NetRunner.Process.State do
           ending: boolean(),
           # The shepherd could not kill these.
           unkillable: [pos_integer()] | nil,
-          # The stream of events is broken, and why; its end is all that is still to come.
+          # The stream of events is broken, and why; its end is all that is still to come. In phase :sweeping, why the
+          # command has failed.
           broken: term(),
           # There is a shepherd.
           forked: boolean(),
@@ -84,10 +92,12 @@ defmodule NetRunner.Process.State do
     :leftovers,
     :kill_timeout,
     :exit,
+    :cgroup,
     :outcome,
     :unkillable,
     :broken,
     phase: :starting,
+    cgroup?: false,
     forked: false,
     stopping: false,
     ending: false,
@@ -110,9 +120,11 @@ defmodule NetRunner.Process.State do
   # After SIGKILL to the shepherd.
   @abandon_after 500
 
-  @spec new(leftovers :: :kill | :keep, kill_timeout :: non_neg_integer()) :: {[effect()], t()}
-  def new(leftovers, kill_timeout) do
-    {[{:arm, :spawn, @spawn_deadline}], %State{leftovers: leftovers, kill_timeout: kill_timeout}}
+  @spec new(leftovers :: :kill | :keep, kill_timeout :: non_neg_integer(), cgroup? :: boolean()) ::
+          {[effect()], t()}
+  def new(leftovers, kill_timeout, cgroup? \\ false) do
+    {[{:arm, :spawn, @spawn_deadline}],
+     %State{leftovers: leftovers, kill_timeout: kill_timeout, cgroup?: cgroup?}}
   end
 
   @spec alive?(t()) :: boolean()
@@ -121,7 +133,7 @@ defmodule NetRunner.Process.State do
   # -- events ------------------------------------------------------------------------------------------
 
   @spec event(t(), Nif.event()) :: {[effect()], t()}
-  def event(%State{phase: :over} = state, _event), do: {[], state}
+  def event(%State{phase: phase} = state, _event) when phase in [:sweeping, :over], do: {[], state}
 
   # The NIF has begun the stop sequence. Whether the shepherd heeds it cannot be asked.
   def event(%State{broken: nil} = state, {:error, reason}) do
@@ -154,6 +166,10 @@ defmodule NetRunner.Process.State do
     reply = {:ok, status(state)}
     {effects, state} = after_exit(state)
     {[:exited | Enum.map(callers, &{:reply, &1, reply}) ++ effects], state}
+  end
+
+  def event(%State{phase: :exited, cgroup?: true, cgroup: nil} = state, {:cgroup, stats}) do
+    {[], %{state | cgroup: stats}}
   end
 
   def event(%State{phase: :exited} = state, :done) do
@@ -225,7 +241,7 @@ defmodule NetRunner.Process.State do
 
   @doc "Begins the stop sequence; nothing is waited for."
   @spec stop(t()) :: {[effect()], t()}
-  def stop(%State{phase: :over} = state), do: {[], state}
+  def stop(%State{phase: phase} = state) when phase in [:sweeping, :over], do: {[], state}
   def stop(%State{stopping: true} = state), do: {[], state}
 
   def stop(state) do
@@ -275,7 +291,7 @@ defmodule NetRunner.Process.State do
   def spawn_deadline(state, _progress), do: {[], state}
 
   @spec timeout(t(), :stop | :probe | :answer | :abandon) :: {[effect()], t()}
-  def timeout(%State{phase: :over} = state, _timer), do: {[], state}
+  def timeout(%State{phase: phase} = state, _timer) when phase in [:sweeping, :over], do: {[], state}
 
   def timeout(%State{phase: phase, broken: broken} = state, :stop) when phase == :starting or broken != nil do
     kill_hung(state)
@@ -297,7 +313,7 @@ defmodule NetRunner.Process.State do
 
   @doc "The shepherd neither answers nor dies: nothing more can be learned of it."
   @spec abandon(t()) :: {[effect()], t()}
-  def abandon(%State{phase: :over} = state), do: {[], state}
+  def abandon(%State{phase: phase} = state) when phase in [:sweeping, :over], do: {[], state}
 
   def abandon(state) do
     fail(%{state | abandoned: true}, state.broken || :shepherd_died)
@@ -309,8 +325,16 @@ defmodule NetRunner.Process.State do
   # signal (prctl(2): by executing a setuid program).
   defp fail(state, reason) do
     name = if is_atom(reason), do: reason, else: :shepherd_died
-    over(state, {:error, reason}, [:kill_shepherd, {:fail_pipes, name}, :close_control])
+    effects = [:kill_shepherd, {:fail_pipes, name}, :close_control]
+
+    if state.cgroup?,
+      do: {[:disarm_all | effects] ++ [:sweep], %{state | phase: :sweeping, broken: reason}},
+      else: over(state, {:error, reason}, effects)
   end
+
+  @doc "Nothing is left in the cgroup of a shepherd that has died."
+  @spec swept(t()) :: {[effect()], t()}
+  def swept(%State{phase: :sweeping} = state), do: over(state, {:error, state.broken}, [])
 
   defp over(state, outcome, effects) do
     {exit_callers, pending} = Pending.take_exit(state.pending)

@@ -3,6 +3,7 @@
 rustler::atoms! {
     again,
     cancelled,
+    cgroup,
     closed,
     controls,
     done,

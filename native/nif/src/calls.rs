@@ -7,6 +7,7 @@ use protocol::{Request, Stage};
 use rustix::io::Errno;
 use rustler::{Atom, Binary, Encoder, Env, LocalPid, NifMap, NifResult, Term};
 
+use crate::cgroup::{Group, StatsMap};
 use crate::control::{Control, Occurrence};
 use crate::enif::{Cancelled, Direction, Handle};
 use crate::error::{posix, staged};
@@ -83,6 +84,14 @@ fn spawn_now<'a>(
 }
 
 #[rustler::nif]
+fn sweep<'a>(env: Env<'a>, fork_server: Handle<ForkServer>, group: Group<'a>) -> Term<'a> {
+    match spawn::sweep(env, &fork_server, &group) {
+        Ok(control) => (atoms::ok(), control).encode(env),
+        Err(failure) => failure.encode(env),
+    }
+}
+
+#[rustler::nif]
 fn control_read<'a>(env: Env<'a>, control: Handle<Control>, reference: Term<'a>) -> Vec<Term<'a>> {
     control.read(env, reference).iter().map(|occurrence| encode_occurrence(env, occurrence)).collect()
 }
@@ -120,6 +129,7 @@ fn encode_event<'a>(env: Env<'a>, event: &Event) -> Term<'a> {
             (atoms::exited(), exit, RusageMap::from(rusage)).encode(env)
         }
         Event::Unkillable(os_pids) => (atoms::unkillable(), os_pids).encode(env),
+        Event::Cgroup(stats) => (atoms::cgroup(), StatsMap::from(stats)).encode(env),
         Event::Done => atoms::done().encode(env),
         Event::Forked { .. } => atoms::forked().encode(env),
     }

@@ -60,6 +60,7 @@ impl Place {
                 Stage::Nice => "nice",
                 Stage::Credentials => "credentials",
                 Stage::Rlimit(_) => "rlimits",
+                Stage::Cgroup(_) => "cgroup",
             },
         }
     }
@@ -75,12 +76,13 @@ impl Encoder for Failure {
     }
 }
 
-/// A stage and an errno from a shepherd, as `{stage, posix}`; of a limit, `{stage, {limit, posix}}`.
+/// A stage and an errno from a shepherd, as `{stage, posix}`; of a limit or a cgroup, `{stage, {what, posix}}`.
 pub(crate) fn staged<'a>(env: Env<'a>, stage: Stage, errno: i32) -> Term<'a> {
     let name = atom(env, Place::Shepherd(stage).name());
     let posix = posix(env, Errno::from_raw_os_error(errno));
     match stage {
         Stage::Rlimit(resource) => (name, (atom(env, resource.name()), posix)).encode(env),
+        Stage::Cgroup(step) => (name, (atom(env, step.name()), posix)).encode(env),
         _ => (name, posix).encode(env),
     }
 }

@@ -205,7 +205,7 @@ impl Handle<ForkServer> {
     /// Sends a frame, with its fds, to a shepherd: an idle one, else a new one. Returns the socket and how
     /// much of the frame was accepted. Once a byte was accepted no other shepherd is tried: the command may
     /// run.
-    pub(crate) fn send_spawn(
+    pub(crate) fn send_request(
         &self,
         env: Env<'_>,
         frame: &[u8],

@@ -6,6 +6,7 @@
 
 mod atoms;
 mod calls;
+mod cgroup;
 mod control;
 mod count;
 mod enif;

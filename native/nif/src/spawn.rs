@@ -8,6 +8,7 @@ use rustix::io::Errno;
 use rustler::{Atom, Binary, Env, LocalPid, NifMap};
 
 use crate::atoms;
+use crate::cgroup::Group;
 use crate::control::Control;
 use crate::enif::{self, Handle};
 use crate::error::{Failure, Place};
@@ -39,6 +40,7 @@ pub(crate) struct Command<'a> {
     credentials: Option<Identity<'a>>,
     /// Then stdin, stdout and stderr are this terminal.
     pty: Option<Pty>,
+    cgroup: Option<Group<'a>>,
 }
 
 /// A running command, or one about to run.
@@ -77,7 +79,7 @@ pub(crate) fn spawn(
         .chain(ends.iter().filter_map(End::theirs))
         .chain(leader.as_ref().map(AsFd::as_fd))
         .collect();
-    let (socket, accepted) = fork_server.send_spawn(env, &frame, &fds)?;
+    let (socket, accepted) = fork_server.send_request(env, &frame, &fds)?;
 
     let control = Control::new(socket, &frame[accepted..]);
     control.set_server(env, enif::self_pid(env));
@@ -87,6 +89,21 @@ pub(crate) fn spawn(
     let pipes = ends.map(|end| end.into_ours().map(|fd| Pipe::new(fd, kind())));
     control.set_keeper(env, fork_server, pipes.clone());
     Ok(Spawned { control, pipes })
+}
+
+/// A shepherd without a command: it ends what the dead one of this group has left, and says `Done`. What comes is the
+/// caller's, and with the caller it goes.
+pub(crate) fn sweep(
+    env: Env<'_>,
+    fork_server: &Handle<ForkServer>,
+    group: &Group<'_>,
+) -> Result<Handle<Control>, Failure> {
+    let frame = Request::Sweep(Box::new(group.into())).encode();
+    let (socket, accepted) = fork_server.send_request(env, &frame, &[])?;
+    let control = Control::new(socket, &frame[accepted..]);
+    control.set_server(env, enif::self_pid(env));
+    control.set_keeper(env, enif::self_pid(env), [const { None }; 3]);
+    Ok(control)
 }
 
 fn request(command: &Command<'_>, umask: u32, ends: &[End; 3], credentials: Option<Credentials>) -> Spawn {
@@ -106,6 +123,7 @@ fn request(command: &Command<'_>, umask: u32, ends: &[End; 3], credentials: Opti
         rlimits: command.rlimits.iter().map(|limit| limit.0).collect(),
         credentials,
         terminal: command.pty.is_some(),
+        cgroup: command.cgroup.as_ref().map(Into::into),
     }
 }
 

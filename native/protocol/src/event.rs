@@ -1,10 +1,11 @@
 //! Shepherd → VM.
 
+use crate::cgroup::{CgroupStats, CgroupStep};
 use crate::codec::{Message, Reader, Writer};
 use crate::limit::Resource;
 
 /// What a shepherd tells the VM: `Started` or `Failed` first; after `Started` any number of `Signalled`,
-/// one `Exited`, perhaps `Unkillable`, and `Done` last. `Failed` is the last frame where it comes. `Forked`
+/// one `Exited`, perhaps `Unkillable`, `Cgroup` where there is one, and `Done` last. `Failed` is the last frame where it comes. `Forked`
 /// comes from the fork server, once, anywhere among them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
@@ -21,6 +22,8 @@ pub enum Event {
     Exited { exit: Exit, rusage: Rusage },
     /// These are alive five seconds after SIGKILL. The shepherd stays to reap them.
     Unkillable(Vec<i32>),
+    /// What the command's group has used. Right before `Done`.
+    Cgroup(CgroupStats),
     /// No process of the command is left.
     Done,
 }
@@ -41,6 +44,7 @@ pub enum Stage {
     /// Supplementary groups, group and user: setting them, and making sure.
     Credentials,
     Rlimit(Resource),
+    Cgroup(CgroupStep),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -101,6 +105,8 @@ impl Stage {
 
     /// Of the first resource; the others follow.
     const FIRST_RLIMIT: u8 = 32;
+    /// Of the first step towards a cgroup.
+    const FIRST_CGROUP: u8 = 64;
 
     /// The number of the stage in a frame and in exec's error pipe.
     #[must_use]
@@ -115,11 +121,15 @@ impl Stage {
             Stage::Nice => 6,
             Stage::Credentials => 7,
             Stage::Rlimit(resource) => Stage::FIRST_RLIMIT + resource.number(),
+            Stage::Cgroup(step) => Stage::FIRST_CGROUP + step.number(),
         }
     }
 
     #[must_use]
     pub fn from_number(number: u8) -> Option<Stage> {
+        if let Some(step) = number.checked_sub(Stage::FIRST_CGROUP) {
+            return CgroupStep::from_number(step).map(Stage::Cgroup);
+        }
         match number.checked_sub(Stage::FIRST_RLIMIT) {
             Some(resource) => Resource::from_number(resource).map(Stage::Rlimit),
             None => Stage::PLAIN.get(usize::from(number)).copied(),
@@ -151,6 +161,7 @@ const EXITED: u8 = 68;
 const UNKILLABLE: u8 = 69;
 const DONE: u8 = 70;
 const FORKED: u8 = 71;
+const CGROUP: u8 = 72;
 
 /// No more than this many fds come with one frame: what is declared is bounded by what we send.
 const MAX_FDS: u8 = 1;
@@ -163,6 +174,7 @@ impl Message for Event {
             Event::Signalled(_) => SIGNALLED,
             Event::Exited { .. } => EXITED,
             Event::Unkillable(_) => UNKILLABLE,
+            Event::Cgroup(_) => CGROUP,
             Event::Done => DONE,
             Event::Forked { .. } => FORKED,
         }
@@ -203,6 +215,7 @@ impl Message for Event {
                 }
             }
             Event::Unkillable(os_pids) => out.list(os_pids, |out, os_pid| out.i32(*os_pid)),
+            Event::Cgroup(stats) => stats.write(out),
             Event::Done => {}
             Event::Forked { fds } => out.u8(*fds),
         }
@@ -242,6 +255,7 @@ impl Message for Event {
                 Event::Exited { exit, rusage }
             }
             UNKILLABLE => Event::Unkillable(payload.list(os_pid)?),
+            CGROUP => Event::Cgroup(CgroupStats::read(payload)?),
             DONE => Event::Done,
             _ => return Some(None),
         }))

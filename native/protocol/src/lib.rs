@@ -8,6 +8,7 @@
 //! Everything here is pure but for [`socket`]; decoding never trusts a length or a number.
 #![forbid(unsafe_code)]
 
+mod cgroup;
 mod codec;
 mod event;
 mod fork_server;
@@ -15,6 +16,7 @@ mod limit;
 mod request;
 pub mod socket;
 
+pub use cgroup::{Cgroup, CgroupLimit, CgroupLimitName, CgroupStats, CgroupStep};
 pub use codec::{Decoder, Error, MAX_FRAME, Message};
 pub use event::{Event, Exit, Rusage, SignalResult, Stage};
 pub use fork_server::{ADOPT, FORK_AHEAD, IDLE, READY};

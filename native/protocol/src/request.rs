@@ -1,12 +1,16 @@
 //! VM → shepherd.
 
+use crate::cgroup::Cgroup;
 use crate::codec::{Message, Reader, Writer};
 use crate::limit::Rlimit;
 
-/// What the VM asks of a shepherd. `Spawn` comes first and once.
+/// What the VM asks of a shepherd. `Spawn`, or `Sweep`, comes first and once.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Request {
     Spawn(Box<Spawn>),
+    /// In the place of `Spawn`: the shepherd of this group is dead. What lives in it is killed, and it is removed;
+    /// then `Done` comes.
+    Sweep(Box<Cgroup>),
     /// Send this signal to the command's group, once. Answered by `Signalled`, in order.
     Signal(i32),
     /// Begin the stop sequence. Repeating it changes nothing. End of file on the socket means the same.
@@ -79,6 +83,8 @@ pub struct Spawn {
     /// Fd 0 is a terminal, which becomes the command's controlling one. Its leader is the last fd of the
     /// request; the shepherd keeps it open until `Done`, so that the session gets no SIGHUP before.
     pub terminal: bool,
+    /// The group that the command is born in.
+    pub cgroup: Option<Cgroup>,
 }
 
 impl Spawn {
@@ -120,6 +126,7 @@ impl Spawn {
         out.list(&self.rlimits, |out, rlimit| rlimit.write(out));
         out.option(self.credentials.as_ref(), |out, credentials| credentials.write(out));
         out.u8(u8::from(self.terminal));
+        out.option(self.cgroup.as_ref(), |out, cgroup| cgroup.write(out));
     }
 
     fn read(payload: &mut Reader<'_>) -> Option<Spawn> {
@@ -162,6 +169,7 @@ impl Spawn {
             rlimits: payload.list(Rlimit::read)?,
             credentials: payload.option(Credentials::read)?,
             terminal: bool(payload)?,
+            cgroup: payload.option(Cgroup::read)?,
         })
     }
 }
@@ -186,6 +194,18 @@ impl Credentials {
 const SPAWN: u8 = 1;
 const SIGNAL: u8 = 2;
 const STOP: u8 = 3;
+const SWEEP: u8 = 4;
+
+impl Request {
+    /// How many fds come with the frame.
+    #[must_use]
+    pub fn fd_count(&self) -> usize {
+        match self {
+            Request::Spawn(spawn) => spawn.fd_count(),
+            Request::Sweep(_) | Request::Signal(_) | Request::Stop => 0,
+        }
+    }
+}
 
 impl Message for Request {
     fn tag(&self) -> u8 {
@@ -193,6 +213,7 @@ impl Message for Request {
             Request::Spawn(_) => SPAWN,
             Request::Signal(_) => SIGNAL,
             Request::Stop => STOP,
+            Request::Sweep(_) => SWEEP,
         }
     }
 
@@ -201,6 +222,7 @@ impl Message for Request {
             Request::Spawn(spawn) => spawn.write(out),
             Request::Signal(signal) => out.i32(*signal),
             Request::Stop => {}
+            Request::Sweep(cgroup) => cgroup.write(out),
         }
     }
 
@@ -209,6 +231,7 @@ impl Message for Request {
             SPAWN => Request::Spawn(Box::new(Spawn::read(payload)?)),
             SIGNAL => Request::Signal(payload.i32().filter(|signal| (1..=64).contains(signal))?),
             STOP => Request::Stop,
+            SWEEP => Request::Sweep(Box::new(Cgroup::read(payload)?)),
             _ => return Some(None),
         }))
     }

@@ -149,3 +149,41 @@ fn a_nul_inside_a_c_string_is_malformed() {
         malformed
     );
 }
+
+#[test]
+fn a_cgroup_lies_below_its_root_and_has_a_leaf_of_ours() {
+    let good = || protocol::Cgroup {
+        root: b"/sys/fs/cgroup".to_vec(),
+        parts: vec![b"job".to_vec(), b"1 2".to_vec()],
+        leaf: b"nr-abcdefghijkl2345".to_vec(),
+        limits: Vec::new(),
+    };
+    let error = |change: &dyn Fn(&mut protocol::Cgroup)| {
+        let mut cgroup = good();
+        change(&mut cgroup);
+        let spawn = protocol::Spawn { cgroup: Some(cgroup.clone()), ..messages::smallest_spawn() };
+        let of_spawn = error_of(&Request::Spawn(Box::new(spawn)).encode());
+        let of_sweep = error_of(&Request::Sweep(Box::new(cgroup)).encode());
+        assert_eq!(of_spawn.is_some(), of_sweep.is_some());
+        of_spawn
+    };
+    assert_eq!(error(&|_| {}), None);
+    let malformed = Some(Error::Payload(1));
+    for root in [&b""[..], b"sys", b"/a\0"] {
+        assert_eq!(error(&|cgroup| cgroup.root = root.to_vec()), malformed, "{root:?}");
+    }
+    assert_eq!(error(&|cgroup| cgroup.parts.clear()), malformed);
+    for part in [&b""[..], b".", b"..", b"a/b", b"a\nb", b"a\0", b"nr-abcdefghijkl2345"] {
+        assert_eq!(error(&|cgroup| cgroup.parts.push(part.to_vec())), malformed, "{part:?}");
+    }
+    for leaf in [&b""[..], b"job", b"nr-", b"nr-../../../../../.", b"nr-abcdefghijkl2345\0"] {
+        assert_eq!(error(&|cgroup| cgroup.leaf = leaf.to_vec()), malformed, "{leaf:?}");
+    }
+    let limit = |value: &[u8]| protocol::CgroupLimit {
+        name: protocol::CgroupLimitName::MemoryMax,
+        value: value.to_vec(),
+    };
+    assert_eq!(error(&|cgroup| cgroup.limits.push(limit(b"1"))), None);
+    assert_eq!(error(&|cgroup| cgroup.limits.push(limit(b""))), malformed);
+    assert_eq!(error(&|cgroup| cgroup.limits.push(limit(b"1\0"))), malformed);
+}

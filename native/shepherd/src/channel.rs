@@ -18,6 +18,8 @@ pub(crate) struct Channel {
     unsent: Vec<u8>,
     /// Nothing more is read: end of file, or bytes that are no frame.
     ended: bool,
+    /// What was received ahead of its time.
+    set_aside: VecDeque<Incoming>,
 }
 
 /// Enough for a usual request in one or two reads; on the stack, where it costs an idle shepherd memory.
@@ -44,6 +46,7 @@ impl Channel {
             fds: VecDeque::new(),
             unsent: Vec::new(),
             ended: false,
+            set_aside: VecDeque::new(),
         }
     }
 
@@ -58,6 +61,22 @@ impl Channel {
 
     /// The next frame, if there is one. [`Incoming::End`] comes once.
     pub(crate) fn try_receive(&mut self) -> Option<Incoming> {
+        if let Some(incoming) = self.set_aside.pop_front() {
+            return Some(incoming);
+        }
+        self.receive_now()
+    }
+
+    /// While the command is being started: what has come is dealt with later. Whether something of it stops the
+    /// command.
+    pub(crate) fn is_to_stop(&mut self) -> bool {
+        while let Some(incoming) = self.receive_now() {
+            self.set_aside.push_back(incoming);
+        }
+        self.set_aside.iter().any(|incoming| !matches!(incoming, Incoming::Request(Request::Signal(_))))
+    }
+
+    fn receive_now(&mut self) -> Option<Incoming> {
         if self.ended || self.unsent.len() >= MOST_UNSENT {
             return None;
         }
@@ -130,6 +149,6 @@ impl Channel {
     pub(crate) fn watched(&self) -> Option<Watched<'_>> {
         let read = !self.ended && self.unsent.len() < MOST_UNSENT;
         let write = !self.unsent.is_empty();
-        (read || write).then_some(Watched { fd: self.socket.as_fd(), read, write })
+        (read || write).then_some(Watched { fd: self.socket.as_fd(), read, write, urgent: false })
     }
 }

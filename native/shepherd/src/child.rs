@@ -5,11 +5,12 @@
 use std::ffi::{CStr, c_int, c_void};
 use std::os::fd::{BorrowedFd, OwnedFd};
 
-use protocol::Stage;
+use protocol::{CgroupStep, Stage};
 use rustix::fs::Access;
 use rustix::io::Errno;
 use rustix::process::Pid;
 
+use crate::cgroup::Cgroup;
 use crate::credentials::Credentials;
 use crate::os;
 use crate::plan::Plan;
@@ -18,6 +19,8 @@ use crate::plan::Plan;
 struct Job<'a> {
     plan: &'a Plan,
     error_pipe: BorrowedFd<'a>,
+    /// `cgroup.procs` of the group to join, where the child is not born in it.
+    procs: Option<OwnedFd>,
 }
 
 pub(crate) struct Child {
@@ -30,15 +33,35 @@ pub(crate) struct Child {
 pub(crate) const FAILURE_BYTES: usize = 5;
 
 /// Starts a child that becomes the command, or writes why it cannot to `error_pipe` and ends.
-pub(crate) fn start(plan: &Plan, error_pipe: BorrowedFd<'_>) -> Result<Child, Errno> {
+pub(crate) fn start(
+    plan: &Plan,
+    cgroup: Option<&Cgroup>,
+    error_pipe: BorrowedFd<'_>,
+) -> Result<Child, Errno> {
     use nix::sys::signal::{SigSet, SigmaskHow};
-    let job = Job { plan, error_pipe };
+    let mut job = Job { plan, error_pipe, procs: None };
     // No handler of ours may run in the child, nor in us while it borrows our memory.
     let from_nix = |errno: nix::errno::Errno| Errno::from_raw_os_error(errno as i32);
     let mask = SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK).map_err(from_nix)?;
-    let child = fork_for(&job);
+    let child = match cgroup {
+        None => fork_for(&job),
+        Some(cgroup) => fork_into(cgroup, &mut job),
+    };
     mask.thread_set_mask().map_err(from_nix)?;
     child
+}
+
+/// With fork(2), or clone3(2) where that can make the child in its group: not with CLONE_VFORK, for a frozen group
+/// would suspend us, too.
+fn fork_into(cgroup: &Cgroup, job: &mut Job<'_>) -> Result<Child, Errno> {
+    #[cfg(target_os = "linux")]
+    match into::fork(job, cgroup.directory()) {
+        // Not known to old kernels, or refused by a sandbox: then it goes there before it does anything else.
+        Err(Errno::NOSYS | Errno::PERM | Errno::TOOBIG | Errno::INVAL) => {}
+        other => return other,
+    }
+    job.procs = Some(cgroup.open_procs()?);
+    fork_for(job)
 }
 
 #[cfg(target_os = "linux")]
@@ -51,9 +74,9 @@ fn fork_for(job: &Job<'_>) -> Result<Child, Errno> {
     // suspends us until the child has exec'd or ended, so it is alone in our memory. What makes exec take
     // long (a frozen cgroup) must use fork instead, for then nobody watches the VM meanwhile. So must a change of
     // credentials: another user's processes may signal the child from then on, and a SIGSTOP would stop us too.
-    let sharing = match job.plan.credentials {
-        None => libc::CLONE_VM | libc::CLONE_VFORK,
-        Some(_) => 0,
+    let sharing = match (&job.plan.credentials, &job.procs) {
+        (None, None) => libc::CLONE_VM | libc::CLONE_VFORK,
+        _ => 0,
     };
     let flags = sharing | libc::SIGCHLD;
     let mut pidfd: c_int = -1;
@@ -97,13 +120,21 @@ fn fork_copy_for(job: &Job<'_>) -> Result<Child, Errno> {
 extern "C" fn run_child(argument: *mut c_void) -> c_int {
     // SAFETY: `argument` is the `Job` that `fork_for` has on its stack.
     let job = unsafe { &*argument.cast::<Job<'_>>() };
-    let (stage, errno) = become_command(job.plan);
+    let (stage, errno) = match &job.procs {
+        Some(procs) if let Err(errno) = join(procs) => (Stage::Cgroup(CgroupStep::Join), errno),
+        _ => become_command(job.plan),
+    };
     let mut failure = [0; FAILURE_BYTES];
     failure[0] = stage.number();
     failure[1..].copy_from_slice(&errno.raw_os_error().to_le_bytes());
     // Less than PIPE_BUF: written whole or not at all (pipe(7)). Without a reader there is nobody to tell.
     let _ = rustix::io::write(job.error_pipe, &failure);
     exit_now(NOT_STARTED)
+}
+
+/// 0 is the process that writes (cgroups(7)).
+fn join(procs: &OwnedFd) -> Result<(), Errno> {
+    rustix::io::retry_on_intr(|| rustix::io::write(procs, b"0")).map(drop)
 }
 
 /// Nobody sees it: the error pipe says why.
@@ -130,7 +161,7 @@ fn become_command(plan: &Plan) -> (Stage, Errno) {
     if let Err(errno) = change_directory(plan) {
         return (Stage::Cd, errno);
     }
-    // Here: cgroup. After credentials, for the kernel clears it with them (prctl(2)):
+    // After credentials, for the kernel clears it with them (prctl(2)):
     os::die_with_parent();
     // A parent that died before that sends nothing any more.
     if rustix::process::getppid() != Some(plan.shepherd) {
@@ -227,6 +258,59 @@ fn child_pid(result: libc::pid_t) -> Result<Pid, Errno> {
     match result {
         1.. => Pid::from_raw(result).ok_or(Errno::INVAL),
         _ => Err(os::last_errno()),
+    }
+}
+
+#[cfg(target_os = "linux")]
+mod into {
+    use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+    use rustix::io::Errno;
+
+    use super::{Child, Job, child_pid, exit_now, run_child};
+
+    /// `struct clone_args` of `linux/sched.h`, as Linux 5.7 has it.
+    #[repr(C)]
+    #[derive(Default)]
+    struct CloneArguments {
+        flags: u64,
+        pidfd: u64,
+        child_tid: u64,
+        parent_tid: u64,
+        exit_signal: u64,
+        stack: u64,
+        stack_size: u64,
+        tls: u64,
+        set_tid: u64,
+        set_tid_size: u64,
+        cgroup: u64,
+    }
+
+    const CLONE_PIDFD: u64 = 0x1000;
+    const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+
+    /// A copy of this process, born in a group (clone3(2)).
+    pub(super) fn fork(job: &Job<'_>, cgroup: BorrowedFd<'_>) -> Result<Child, Errno> {
+        let mut pidfd: libc::c_int = -1;
+        let arguments = CloneArguments {
+            flags: CLONE_PIDFD | CLONE_INTO_CGROUP,
+            pidfd: std::ptr::from_mut(&mut pidfd) as u64,
+            exit_signal: libc::SIGCHLD as u64,
+            cgroup: u64::from(cgroup.as_raw_fd().unsigned_abs()),
+            ..CloneArguments::default()
+        };
+        let size = std::mem::size_of::<CloneArguments>();
+        // SAFETY: clone3(2) reads `arguments` and writes `pidfd`, which outlive it. Without CLONE_VM and a stack it
+        // is a fork: the child goes on here, with a copy of everything, and this process has one thread.
+        let pid = unsafe { libc::syscall(libc::SYS_clone3, std::ptr::from_ref(&arguments), size) };
+        if pid == 0 {
+            run_child(std::ptr::from_ref(job).cast_mut().cast());
+            exit_now(NOT_STARTED)
+        }
+        let pid = child_pid(libc::pid_t::try_from(pid).unwrap_or(-1))?;
+        // SAFETY: clone3(2) has put a new fd there.
+        let pidfd = (pidfd >= 0).then(|| unsafe { OwnedFd::from_raw_fd(pidfd) });
+        Ok(Child { pid, pidfd })
     }
 }
 

@@ -107,8 +107,12 @@ impl ForkServer {
             self.kill_orphans();
             self.fork_ahead();
             let pause = self.orphans.into_iter().chain(self.continue_shepherds()).min();
-            let watched =
-                self.vm.as_ref().map(|vm| Watched { fd: vm.control.as_fd(), read: true, write: false });
+            let watched = self.vm.as_ref().map(|vm| Watched {
+                fd: vm.control.as_fd(),
+                read: true,
+                write: false,
+                urgent: false,
+            });
             os::wait(watched.as_slice(), pause)?;
         }
     }

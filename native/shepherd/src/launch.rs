@@ -1,11 +1,14 @@
 //! From a request to a running command, or to the reason why there is none.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
 
-use protocol::{Event, Stage};
-use rustix::event::{PollFd, PollFlags, poll};
+use protocol::{CgroupStep, Event, Stage};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
+use crate::cgroup::Cgroup;
+use crate::channel::Channel;
 use crate::child::{self, Child, FAILURE_BYTES};
 use crate::os;
 use crate::plan::Plan;
@@ -27,11 +30,17 @@ impl Failure {
 }
 
 /// Starts the command. Exec's error comes through a close-on-exec pipe, whose end of file is its success.
-pub(crate) fn launch(plan: &Plan, vm: BorrowedFd<'_>) -> Result<Child, Failure> {
+pub(crate) fn launch(
+    plan: &Plan,
+    cgroup: Option<&Cgroup>,
+    channel: &mut Channel,
+    kill_timeout: Duration,
+) -> Result<Child, Failure> {
     let (ours, theirs) = os::error_pipe().map_err(|errno| Failure::new(Stage::Pipe, errno))?;
-    let child = child::start(plan, theirs.as_fd()).map_err(|errno| Failure::new(Stage::Fork, errno))?;
+    let child = child::start(plan, cgroup, theirs.as_fd())
+        .map_err(|errno| Failure::new(start_stage(errno, cgroup.is_some()), errno))?;
     drop(theirs);
-    match read_failure(&ours, &child, vm) {
+    match read_failure(&ours, &child, channel, kill_timeout) {
         None => Ok(child),
         Some(failure) => {
             // It has written its last word, or the pipe could not be read, and then it may run.
@@ -44,22 +53,46 @@ pub(crate) fn launch(plan: &Plan, vm: BorrowedFd<'_>) -> Result<Child, Failure> 
     }
 }
 
-/// An exec can take long (a program on a network file system, a frozen cgroup): when the VM goes meanwhile,
-/// the child is killed, which ends the pipe.
-fn read_failure(pipe: &OwnedFd, child: &Child, vm: BorrowedFd<'_>) -> Option<Failure> {
+/// A group can refuse a process (EACCES, EBUSY) before there is one.
+fn start_stage(errno: Errno, has_cgroup: bool) -> Stage {
+    match errno {
+        Errno::AGAIN | Errno::NOMEM => Stage::Fork,
+        _ if has_cgroup => Stage::Cgroup(CgroupStep::Join),
+        _ => Stage::Fork,
+    }
+}
+
+/// An exec can take long (a program on a network file system, a frozen cgroup). When the VM goes meanwhile, the child
+/// is killed, which ends the pipe; when the command is to stop, it is at kill_timeout, as it will be later.
+fn read_failure(
+    pipe: &OwnedFd,
+    child: &Child,
+    channel: &mut Channel,
+    kill_timeout: Duration,
+) -> Option<Failure> {
     let mut failure = [0; FAILURE_BYTES];
-    let mut vm_is_there = true;
+    let mut kill_at = None;
+    let mut killed = false;
     loop {
         match rustix::io::read(pipe, &mut failure) {
             Err(Errno::INTR) => {}
             Err(Errno::AGAIN) => {
                 let mut fds = vec![PollFd::new(pipe, PollFlags::IN)];
-                if vm_is_there {
-                    fds.push(PollFd::from_borrowed_fd(vm, os::HANG_UP));
+                if !killed {
+                    let requests = if kill_at.is_none() { PollFlags::IN } else { PollFlags::empty() };
+                    fds.push(PollFd::from_borrowed_fd(channel.socket(), requests | os::HANG_UP));
                 }
-                let _ = poll(&mut fds, None);
-                if vm_is_there && os::hung_up(vm) {
-                    vm_is_there = false;
+                let left = kill_at.filter(|_| !killed).map(|at: Instant| {
+                    Timespec::try_from(at.saturating_duration_since(Instant::now())).unwrap_or_default()
+                });
+                let _ = poll(&mut fds, left.as_ref());
+                if kill_at.is_none() && channel.is_to_stop() {
+                    kill_at = Some(Instant::now() + kill_timeout);
+                }
+                if !killed
+                    && (os::hung_up(channel.socket()) || kill_at.is_some_and(|at| at <= Instant::now()))
+                {
+                    killed = true;
                     // Not reaped yet: its pid is its own.
                     let _ = os::kill_process(child.pid, os::Signal::KILL);
                 }

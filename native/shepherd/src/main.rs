@@ -1,5 +1,6 @@
 //! `priv/shepherd`: started once per VM as the fork server, which forks the shepherds.
 
+mod cgroup;
 mod channel;
 mod child;
 mod credentials;

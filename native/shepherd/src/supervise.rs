@@ -9,6 +9,7 @@ use protocol::{Event, Leftovers, Request, SignalResult, Spawn, Stage};
 use rustix::io::Errno;
 use rustix::process::{Pid, WaitOptions};
 
+use crate::cgroup::Cgroup;
 use crate::channel::{Channel, Incoming};
 use crate::child::Child;
 use crate::descendants::{self, Found, Hunt, Place};
@@ -31,6 +32,7 @@ pub(crate) fn run(socket: OwnedFd) -> Result<(), Errno> {
     let mut channel = Channel::new(socket);
     let spawn = match channel.receive() {
         Incoming::Request(Request::Spawn(spawn)) => *spawn,
+        Incoming::Request(Request::Sweep(cgroup)) => return sweep(channel, &cgroup),
         Incoming::FdsCut => return refuse(channel, &Failure::new(Stage::Fds, Errno::MFILE)),
         // An idle shepherd whose VM is gone; or nonsense, and nobody to answer.
         Incoming::Request(Request::Signal(_) | Request::Stop) | Incoming::End => return Ok(()),
@@ -42,6 +44,14 @@ pub(crate) fn run(socket: OwnedFd) -> Result<(), Errno> {
     }
 }
 
+fn sweep(mut channel: Channel, left: &protocol::Cgroup) -> Result<(), Errno> {
+    channel.send(&match Cgroup::sweep(left) {
+        Ok(()) => [Event::Done],
+        Err(processes) => [Event::Unkillable(processes)],
+    });
+    deliver(channel)
+}
+
 fn refuse(mut channel: Channel, failure: &Failure) -> Result<(), Errno> {
     channel.send(&[failure.event()]);
     deliver(channel)
@@ -50,7 +60,7 @@ fn refuse(mut channel: Channel, failure: &Failure) -> Result<(), Errno> {
 /// Stays until the VM has taken everything, or is gone.
 fn deliver(mut channel: Channel) -> Result<(), Errno> {
     while channel.has_unsent() {
-        os::wait(&[Watched { fd: channel.socket(), read: false, write: true }], None)?;
+        os::wait(&[Watched { fd: channel.socket(), read: false, write: true, urgent: false }], None)?;
         channel.flush();
     }
     Ok(())
@@ -68,10 +78,12 @@ struct Shepherd {
     hunt: Hunt,
     /// Held until everything is over.
     _terminal: Option<Terminal>,
+    /// Removed when everything is over.
+    cgroup: Option<Cgroup>,
 }
 
 impl Shepherd {
-    fn start(channel: &mut Channel, spawn: Spawn) -> Result<Shepherd, Failure> {
+    fn start(channel: &mut Channel, mut spawn: Spawn) -> Result<Shepherd, Failure> {
         if channel.hung_up() {
             return Err(Failure::new(Stage::Fork, Errno::CANCELED));
         }
@@ -79,9 +91,11 @@ impl Shepherd {
         let leftovers = spawn.leftovers;
         let start_awaited = spawn.start_awaited;
         let kill_timeout = Duration::from_millis(u64::from(spawn.kill_timeout_ms));
+        let cgroup = spawn.cgroup.take();
         let mut plan =
             Plan::new(spawn, &mut channel.take_fds()).ok_or(Failure::new(Stage::Fds, Errno::BADF))?;
-        let child = launch(&plan, channel.socket())?;
+        let cgroup = cgroup.map(|cgroup| Cgroup::make(&cgroup, channel.socket())).transpose()?;
+        let child = launch(&plan, cgroup.as_ref(), channel, kill_timeout)?;
         let terminal = plan.terminal.take();
         // The command's ends of its pipes: its readers must see end of file when it is gone.
         drop(plan);
@@ -94,6 +108,7 @@ impl Shepherd {
             unannounced: Some((child, Instant::now() + SOON)),
             hunt: Hunt::default(),
             _terminal: terminal,
+            cgroup,
         };
         if start_awaited {
             shepherd.announce(channel);
@@ -125,7 +140,10 @@ impl Shepherd {
             let look = orphans_elsewhere.then(|| now + ORPHANS_PAUSE);
             let deadline = self.escalation.deadline().into_iter().chain(announcement).chain(look).min();
             let timeout = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-            woken = os::wait(channel.watched().as_slice(), timeout)?;
+            // Before the exit only children count.
+            let cgroup = self.cgroup.as_ref().filter(|_| self.exited).map(Cgroup::watched);
+            let watched: Vec<Watched<'_>> = channel.watched().into_iter().chain(cgroup).collect();
+            woken = os::wait(&watched, timeout)?;
             if orphans_elsewhere {
                 woken = Woken::ByChild;
             }
@@ -150,13 +168,13 @@ impl Shepherd {
     /// Reaps what has ended, but for the command. `true`: everything is over, reaped and said.
     fn look_after_children(&mut self, channel: &mut Channel) -> Result<bool, Errno> {
         if self.exited {
-            if os::any_child_alive(self.command) {
+            if self.anybody_alive() {
                 self.reap_orphans();
                 self.escalation.look_again(Instant::now());
                 return Ok(false);
             }
-            reap_all();
-            channel.send(&[Event::Done]);
+            let over = self.over();
+            channel.send(&over);
             return Ok(true);
         }
         while let Some(ended) = os::ended_child()? {
@@ -172,7 +190,7 @@ impl Shepherd {
     fn command_exited(&mut self, ended: &EndedChild, channel: &mut Channel) -> bool {
         self.exited = true;
         let exited = Event::Exited { exit: ended.exit, rusage: ended.rusage };
-        if os::any_child_alive(self.command) {
+        if self.anybody_alive() {
             self.announce(channel);
             channel.send(&[exited]);
             let now = Instant::now();
@@ -182,11 +200,24 @@ impl Shepherd {
             self.escalation.look_again(now);
             return false;
         }
-        reap_all();
         // Nobody is left to be killed through a pidfd.
         let started = self.unannounced.take().map(|(child, _)| started(&child, 0));
-        channel.send(&started.into_iter().chain([exited, Event::Done]).collect::<Vec<_>>());
+        let over = self.over();
+        channel.send(&started.into_iter().chain([exited]).chain(over).collect::<Vec<_>>());
         true
+    }
+
+    /// Beside the command. The group is asked in any case, for it is watched.
+    fn anybody_alive(&self) -> bool {
+        let group_lives = self.cgroup.as_ref().is_some_and(Cgroup::is_populated);
+        group_lives || os::any_child_alive(self.command)
+    }
+
+    /// Nothing is alive: reaps what is left, and removes the group. The last events.
+    fn over(&mut self) -> Vec<Event> {
+        reap_all();
+        let stats = self.cgroup.take().map(|cgroup| cgroup.stats());
+        stats.map(Event::Cgroup).into_iter().chain([Event::Done]).collect()
     }
 
     /// Once the command is a zombie, waiting for any child always gives that one: the others one by one.
@@ -204,7 +235,9 @@ impl Shepherd {
                 channel.send(&[Event::Signalled(result)]);
             }
             // A second command is nonsense, which is answered like all nonsense.
-            Incoming::Request(Request::Stop | Request::Spawn(_)) | Incoming::End | Incoming::FdsCut => {
+            Incoming::Request(Request::Stop | Request::Spawn(_) | Request::Sweep(_))
+            | Incoming::End
+            | Incoming::FdsCut => {
                 self.escalation.stop();
             }
             Incoming::Failed(errno) => return Err(errno),
@@ -245,6 +278,7 @@ impl Shepherd {
             // No such group: all of it has ended.
             let _ = os::kill_group(self.command, signal);
         }
+        self.cgroup.iter().for_each(Cgroup::thaw);
     }
 
     /// Not for longer than until SIGKILL is due: they may leave little of the processor to us.
@@ -270,6 +304,7 @@ impl Shepherd {
 
     fn kill_group(&self) {
         let _ = os::kill_group(self.command, Signal::KILL);
+        self.cgroup.iter().for_each(Cgroup::kill);
     }
 
     fn kill_all(&mut self) {
@@ -288,14 +323,15 @@ impl Shepherd {
         if os::slices() > 1 {
             return self.hunt.found().collect();
         }
-        let mut living = Vec::new();
+        let mut living = self.cgroup.as_ref().map(Cgroup::processes).unwrap_or_default();
         descendants::visit(
             self.place(),
             0,
             |_| true,
             |process, _family| {
-                if process.alive {
-                    living.push(process.pid.as_raw_nonzero().get());
+                let pid = process.pid.as_raw_nonzero().get();
+                if process.alive && !living.contains(&pid) {
+                    living.push(pid);
                 }
                 ControlFlow::Continue(())
             },

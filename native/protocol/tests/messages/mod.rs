@@ -3,8 +3,8 @@
 use proptest::collection::vec;
 use proptest::prelude::*;
 use protocol::{
-    Credentials, Directory, Event, Exit, Leftovers, Request, Resource, Rlimit, Rusage, SignalResult, Spawn,
-    Stage, Stdio,
+    Cgroup, CgroupLimit, CgroupLimitName, CgroupStats, Credentials, Directory, Event, Exit, Leftovers,
+    Request, Resource, Rlimit, Rusage, SignalResult, Spawn, Stage, Stdio,
 };
 
 fn c_bytes() -> impl Strategy<Value = Vec<u8>> {
@@ -36,19 +36,39 @@ fn credentials() -> impl Strategy<Value = Credentials> {
         .prop_map(|(uid, gid, groups)| Credentials { uid, gid, groups })
 }
 
+fn cgroup() -> impl Strategy<Value = Cgroup> {
+    let limit = (0..9_u8, vec(1..=u8::MAX, 1..20)).prop_map(|(number, value)| CgroupLimit {
+        name: CgroupLimitName::from_number(number).expect("there are nine limits"),
+        value,
+    });
+    ("/[a-z/]{0,20}", vec("[a-zA-Z0-9 ]{1,10}", 1..4), "nr-[a-z2-7]{16}", vec(limit, 0..4)).prop_map(
+        |(root, parts, leaf, limits)| Cgroup {
+            root: root.into_bytes(),
+            parts: parts.into_iter().map(String::into_bytes).collect(),
+            leaf: leaf.into_bytes(),
+            limits,
+        },
+    )
+}
+
 fn spawn() -> impl Strategy<Value = Spawn> {
     let names =
         (vec(1..=u8::MAX, 1..40), vec(c_bytes(), 1..5), vec(c_bytes(), 0..5), prop::option::of(c_bytes()));
     let ending = (any::<u32>(), vec(1..=64_u8, 1..4), leftovers(), any::<bool>());
-    let rights =
-        (prop::option::of(-20..=19_i32), vec(rlimit(), 0..4), prop::option::of(credentials()), any::<bool>());
+    let rights = (
+        prop::option::of(-20..=19_i32),
+        vec(rlimit(), 0..4),
+        prop::option::of(credentials()),
+        any::<bool>(),
+        prop::option::of(cgroup()),
+    );
     (names, 0..=0o777_u32, stdio(), ending, rights).prop_map(
         |(
             (executable, argv, env, path),
             umask,
             stdio,
             (kill_timeout_ms, stop_signals, leftovers, start_awaited),
-            (nice, rlimits, credentials, terminal),
+            (nice, rlimits, credentials, terminal, cgroup),
         )| Spawn {
             executable,
             argv,
@@ -64,6 +84,7 @@ fn spawn() -> impl Strategy<Value = Spawn> {
             rlimits,
             credentials,
             terminal,
+            cgroup,
         },
     )
 }
@@ -84,6 +105,7 @@ pub(crate) fn smallest_spawn() -> Spawn {
         rlimits: Vec::new(),
         credentials: None,
         terminal: false,
+        cgroup: None,
     }
 }
 
@@ -92,12 +114,14 @@ pub(crate) fn request() -> impl Strategy<Value = Request> {
         3 => spawn().prop_map(|spawn| Request::Spawn(Box::new(spawn))),
         1 => (1..=64).prop_map(Request::Signal),
         1 => Just(Request::Stop),
+        1 => cgroup().prop_map(|cgroup| Request::Sweep(Box::new(cgroup))),
     ]
 }
 
 fn stage() -> impl Strategy<Value = Stage> {
-    let numbers = prop_oneof![0..8_u8, 32..48_u8];
-    numbers.prop_map(|number| Stage::from_number(number).expect("there are eight stages and sixteen limits"))
+    // Those of their own, of resource limits, of cgroups.
+    let numbers = prop_oneof![0..8_u8, 32..48_u8, 64..77_u8];
+    numbers.prop_map(|number| Stage::from_number(number).expect("these are all stages"))
 }
 
 fn rusage() -> impl Strategy<Value = Rusage> {
@@ -126,6 +150,36 @@ fn rusage() -> impl Strategy<Value = Rusage> {
     )
 }
 
+fn cgroup_stats() -> impl Strategy<Value = CgroupStats> {
+    any::<[Option<u64>; 10]>().prop_map(
+        |[
+            memory,
+            oom,
+            oom_kill,
+            cpu_us,
+            cpu_user_us,
+            cpu_system_us,
+            throttled,
+            throttled_us,
+            pids,
+            refused,
+        ]| {
+            CgroupStats {
+                memory_peak_bytes: memory,
+                oom,
+                oom_kill,
+                cpu_us,
+                cpu_user_us,
+                cpu_system_us,
+                throttled,
+                throttled_us,
+                pids_peak: pids,
+                pids_max: refused,
+            }
+        },
+    )
+}
+
 fn exit() -> impl Strategy<Value = Exit> {
     prop_oneof![
         any::<u8>().prop_map(Exit::Status),
@@ -144,6 +198,7 @@ pub(crate) fn event() -> impl Strategy<Value = Event> {
         positive().prop_map(|errno| Event::Signalled(SignalResult::Errno(errno))),
         (exit(), rusage()).prop_map(|(exit, rusage)| Event::Exited { exit, rusage }),
         vec(positive(), 0..10).prop_map(Event::Unkillable),
+        cgroup_stats().prop_map(Event::Cgroup),
         Just(Event::Done),
     ]
 }

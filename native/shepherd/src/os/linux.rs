@@ -118,17 +118,25 @@ pub(crate) fn wait(watched: &[Watched<'_>], timeout: Option<Duration>) -> Result
             let mut events = PollFlags::empty();
             events.set(PollFlags::POLLIN, watched.read);
             events.set(PollFlags::POLLOUT, watched.write);
+            events.set(PollFlags::POLLPRI, watched.urgent);
             PollFd::new(watched.fd, events)
         })
         .collect();
     match ppoll(&mut fds, timeout.map(TimeSpec::from_duration), Some(SigSet::empty())) {
+        Ok(_) if fds.iter().any(is_urgent) => Ok(Woken::ByChild),
         Ok(_) => Ok(Woken::ByFdOrTime),
         Err(nix::errno::Errno::EINTR) => Ok(Woken::ByChild),
         Err(errno) => Err(from_nix(errno)),
     }
 }
 
+fn is_urgent(fd: &PollFd<'_>) -> bool {
+    fd.revents().is_some_and(|events| events.contains(PollFlags::POLLPRI))
+}
+
 pub(crate) const HIGHEST_SIGNAL: c_int = 64;
+
+pub(crate) const HAS_CGROUPS: bool = true;
 
 /// Neither end ever waits: the reader polls, and a failure is smaller than the pipe.
 pub(crate) fn error_pipe() -> Result<(OwnedFd, OwnedFd), Errno> {

@@ -19,6 +19,9 @@ use super::{EndedChild, Process, Signal, Watched, Woken};
 
 pub(crate) const HIGHEST_SIGNAL: c_int = 31;
 
+/// The VM asks for none here; who asks all the same is told.
+pub(crate) const HAS_CGROUPS: bool = false;
+
 /// That the peer has closed its end; poll(2) has nothing for its sending direction alone.
 pub(crate) const HANG_UP: PollFlags = PollFlags::HUP;
 
@@ -67,7 +70,7 @@ pub(crate) fn close_all_but(keep: BorrowedFd<'_>) {
 
 /// Waits until an fd may be ready, a child has ended or the time is up. There is no ppoll(2).
 pub(crate) fn wait(watched: &[Watched<'_>], timeout: Option<Duration>) -> Result<Woken, Errno> {
-    let (mut readable, mut writable) = (FdSet::new(), FdSet::new());
+    let (mut readable, mut writable, mut urgent) = (FdSet::new(), FdSet::new(), FdSet::new());
     for watched in watched {
         if watched.read {
             readable.insert(watched.fd);
@@ -75,10 +78,13 @@ pub(crate) fn wait(watched: &[Watched<'_>], timeout: Option<Duration>) -> Result
         if watched.write {
             writable.insert(watched.fd);
         }
+        if watched.urgent {
+            urgent.insert(watched.fd);
+        }
     }
     let timeout = timeout.map(TimeSpec::from_duration);
     let unblocked = SigSet::empty();
-    match pselect(None, &mut readable, &mut writable, None, timeout.as_ref(), Some(&unblocked)) {
+    match pselect(None, &mut readable, &mut writable, &mut urgent, timeout.as_ref(), Some(&unblocked)) {
         Ok(_) => Ok(Woken::ByFdOrTime),
         Err(nix::errno::Errno::EINTR) => Ok(Woken::ByChild),
         Err(errno) => Err(from_nix(errno)),

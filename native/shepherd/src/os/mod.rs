@@ -31,8 +31,8 @@ pub(crate) use system::{
 };
 
 pub(crate) use system::{
-    HANG_UP, HIGHEST_SIGNAL, any_child_alive, become_subreaper, close_all_but, die_with_parent, ended_child,
-    error_pipe, is_subreaper, lacks, pidfd, pin, reset_disposition, wait,
+    HANG_UP, HAS_CGROUPS, HIGHEST_SIGNAL, any_child_alive, become_subreaper, close_all_but, die_with_parent,
+    ended_child, error_pipe, is_subreaper, lacks, pidfd, pin, reset_disposition, wait,
 };
 
 use std::os::fd::BorrowedFd;
@@ -46,9 +46,11 @@ pub(crate) struct Watched<'fd> {
     pub(crate) fd: BorrowedFd<'fd>,
     pub(crate) read: bool,
     pub(crate) write: bool,
+    /// An event of a cgroup (cgroups(7), `cgroup.events`), which counts as that of a child.
+    pub(crate) urgent: bool,
 }
 
-/// Why a wait has ended. A child that ends while an fd is ready is told by the next one.
+/// Why a wait has ended. That a cgroup has become empty is like the end of a child. A child that ends while an fd is ready is told by the next one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Woken {
     ByChild,

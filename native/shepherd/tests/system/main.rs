@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "in a test it is the assertion")]
 
 mod cannot_start;
+mod cgroup;
 mod fork_server;
 mod rights;
 mod robustness;

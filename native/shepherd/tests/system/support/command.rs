@@ -58,6 +58,7 @@ pub(crate) fn cmd<const N: usize>(argv: [&str; N]) -> Cmd {
             rlimits: Vec::new(),
             credentials: None,
             terminal: false,
+            cgroup: None,
         },
         fds: vec![open_directory(".")],
     }
