@@ -123,8 +123,8 @@ defmodule NetRunner.System.FaultInjectionTest do
     {"root", "sendmsg", "etoomanyrefs", nil},
     {"shepherd", "clone", "eagain", {:fork, :eagain}},
     {"shepherd", "clone", "enomem", {:fork, :enomem}},
+    {"shepherd", "clone", "enfile", {:fork, :enfile}},
     {"shepherd", "mmap", "enomem", {:fork, :enomem}},
-    {"shepherd", "pipe2", "enfile", {:pipe, :enfile}},
     {"shepherd", "recvmsg", "enomem", :shepherd_died},
     {"child", "execve", "enomem", {:exec, :enomem}}
   ]

@@ -46,7 +46,7 @@ struct State {
     /// Of the table, in which the Watcher would find this when the server is dead.
     keeper: Option<Monitor>,
     keeper_died: bool,
-    /// Where the shepherd comes from.
+    /// Where the shepherd comes from. It is told when this one is over.
     fork_server: Option<Handle<ForkServer>>,
     /// Of the same command: they are closed where this closes itself.
     pipes: [Option<Handle<Pipe>>; 3],
@@ -94,8 +94,8 @@ impl Drop for Control {
 }
 
 impl Control {
-    /// A socket on which a request has been sent but for `unsent`.
-    pub(crate) fn new(socket: OwnedFd, unsent: &[u8]) -> Handle<Control> {
+    /// The socket of a shepherd of `fork_server`, on which a request has been sent but for `unsent`.
+    pub(crate) fn new(socket: OwnedFd, unsent: &[u8], fork_server: Handle<ForkServer>) -> Handle<Control> {
         count::CONTROLS.up();
         Handle::new(Control {
             state: Mutex::new(State {
@@ -109,7 +109,7 @@ impl Control {
                 owner: None,
                 keeper: None,
                 keeper_died: false,
-                fork_server: None,
+                fork_server: Some(fork_server),
                 pipes: [const { None }; 3],
                 shut_down: false,
                 broken: false,
@@ -219,18 +219,11 @@ impl Handle<Control> {
     }
 
     /// Whoever could find this, and the pipes, when its server is dead.
-    pub(crate) fn set_keeper(
-        &self,
-        env: Env<'_>,
-        fork_server: &Handle<ForkServer>,
-        pipes: [Option<Handle<Pipe>>; 3],
-    ) {
-        let keeper = fork_server.keeper();
+    pub(crate) fn set_keeper(&self, env: Env<'_>, keeper: LocalPid, pipes: [Option<Handle<Pipe>>; 3]) {
         let monitor = self.monitor(env, &keeper);
         let mut state = self.lock();
         state.keeper_died = monitor.is_none();
         state.keeper = monitor;
-        state.fork_server = Some(fork_server.clone());
         state.pipes = pipes;
     }
 

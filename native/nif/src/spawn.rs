@@ -81,13 +81,13 @@ pub(crate) fn spawn(
         .collect();
     let (socket, accepted) = fork_server.send_request(env, &frame, &fds)?;
 
-    let control = Control::new(socket, &frame[accepted..]);
+    let control = Control::new(socket, &frame[accepted..], fork_server.clone());
     control.set_server(env, enif::self_pid(env));
     control.set_owner(env, owner);
     // The command's ends are closed by this: the shepherd has its own.
     let kind = if leader.is_some() { Kind::terminal } else { Kind::pipe };
     let pipes = ends.map(|end| end.into_ours().map(|fd| Pipe::new(fd, kind())));
-    control.set_keeper(env, fork_server, pipes.clone());
+    control.set_keeper(env, fork_server.keeper(), pipes.clone());
     Ok(Spawned { control, pipes })
 }
 
@@ -100,7 +100,7 @@ pub(crate) fn sweep(
 ) -> Result<Handle<Control>, Failure> {
     let frame = Request::Sweep(Box::new(group.into())).encode();
     let (socket, accepted) = fork_server.send_request(env, &frame, &[])?;
-    let control = Control::new(socket, &frame[accepted..]);
+    let control = Control::new(socket, &frame[accepted..], fork_server.clone());
     control.set_server(env, enif::self_pid(env));
     control.set_keeper(env, enif::self_pid(env), [const { None }; 3]);
     Ok(control)

@@ -10,8 +10,8 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::{Pid, WaitOptions, getpid};
 
-use crate::child::{Forked, exit_now, fork};
 use crate::descendants::{Found, Hunt, Place};
+use crate::fork::{Forked, exit_now, fork};
 use crate::os::{self, Signal, Watched};
 use crate::supervise;
 

@@ -9,9 +9,11 @@ use rustix::io::Errno;
 
 use crate::cgroup::Cgroup;
 use crate::channel::Channel;
-use crate::child::{self, Child, FAILURE_BYTES};
+use crate::child::{FAILURE_BYTES, Job};
+use crate::fork::{self, Child};
 use crate::os;
 use crate::plan::Plan;
+use crate::stack::Stack;
 
 /// Why a command did not start. Nothing of it is left.
 pub(crate) struct Failure {
@@ -29,28 +31,48 @@ impl Failure {
     }
 }
 
-/// Starts the command. Exec's error comes through a close-on-exec pipe, whose end of file is its success.
+/// Starts the command. A child in our memory has exec'd or failed when it is there; of another, exec's error comes
+/// through a close-on-exec pipe, whose end of file is its success.
 pub(crate) fn launch(
     plan: &Plan,
     cgroup: Option<&Cgroup>,
+    stack: &Stack,
     channel: &mut Channel,
     kill_timeout: Duration,
 ) -> Result<Child, Failure> {
+    let mut job = Job::new(plan);
+    if cgroup.is_none()
+        && plan.credentials.is_none()
+        && let Some(child) = fork::share(&job, stack).map_err(|errno| Failure::new(Stage::Fork, errno))?
+    {
+        return match job.failure.take() {
+            None => Ok(child),
+            Some((stage, errno)) => {
+                bury(&child);
+                Err(Failure::new(stage, errno))
+            }
+        };
+    }
     let (ours, theirs) = os::error_pipe().map_err(|errno| Failure::new(Stage::Pipe, errno))?;
-    let child = child::start(plan, cgroup, theirs.as_fd())
+    job.error_pipe = Some(theirs.as_fd());
+    let child = fork::copy(&mut job, cgroup)
         .map_err(|errno| Failure::new(start_stage(errno, cgroup.is_some()), errno))?;
     drop(theirs);
     match read_failure(&ours, &child, channel, kill_timeout) {
         None => Ok(child),
         Some(failure) => {
-            // It has written its last word, or the pipe could not be read, and then it may run.
-            let _ = os::kill_process(child.pid, os::Signal::KILL);
-            let _ = rustix::io::retry_on_intr(|| {
-                rustix::process::waitpid(Some(child.pid), rustix::process::WaitOptions::empty())
-            });
+            bury(&child);
             Err(failure)
         }
     }
+}
+
+/// It has said its last word, or what it says could not be read, and then it may run.
+fn bury(child: &Child) {
+    let _ = os::kill_process(child.pid, os::Signal::KILL);
+    let _ = rustix::io::retry_on_intr(|| {
+        rustix::process::waitpid(Some(child.pid), rustix::process::WaitOptions::empty())
+    });
 }
 
 /// A group can refuse a process (EACCES, EBUSY) before there is one.

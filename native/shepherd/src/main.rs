@@ -6,12 +6,14 @@ mod child;
 mod credentials;
 mod descendants;
 mod escalation;
+mod fork;
 mod fork_server;
 mod launch;
 mod limits;
 mod os;
 mod plan;
 mod pty;
+mod stack;
 mod stdio;
 mod supervise;
 

@@ -11,13 +11,14 @@ use rustix::process::{Pid, WaitOptions};
 
 use crate::cgroup::Cgroup;
 use crate::channel::{Channel, Incoming};
-use crate::child::Child;
 use crate::descendants::{self, Found, Hunt, Place};
 use crate::escalation::{Escalation, Step};
+use crate::fork::Child;
 use crate::launch::{Failure, launch};
 use crate::os::{self, EndedChild, Signal, Watched, Woken};
 use crate::plan::Plan;
 use crate::pty::Terminal;
+use crate::stack::Stack;
 
 /// For so long `Started` may wait for the exit, where nobody waits for it.
 const SOON: Duration = Duration::from_millis(2);
@@ -30,6 +31,8 @@ const ORPHANS_PAUSE: Duration = Duration::from_millis(10);
 pub(crate) fn run(socket: OwnedFd) -> Result<(), Errno> {
     os::become_subreaper();
     let mut channel = Channel::new(socket);
+    // While nobody waits for it.
+    let stack = Stack::new();
     let spawn = match channel.receive() {
         Incoming::Request(Request::Spawn(spawn)) => *spawn,
         Incoming::Request(Request::Sweep(cgroup)) => return sweep(channel, &cgroup),
@@ -38,7 +41,7 @@ pub(crate) fn run(socket: OwnedFd) -> Result<(), Errno> {
         Incoming::Request(Request::Signal(_) | Request::Stop) | Incoming::End => return Ok(()),
         Incoming::Failed(errno) => return Err(errno),
     };
-    match Shepherd::start(&mut channel, spawn) {
+    match Shepherd::start(&mut channel, spawn, stack) {
         Ok(shepherd) => shepherd.watch(channel),
         Err(failure) => refuse(channel, &failure),
     }
@@ -83,7 +86,11 @@ struct Shepherd {
 }
 
 impl Shepherd {
-    fn start(channel: &mut Channel, mut spawn: Spawn) -> Result<Shepherd, Failure> {
+    fn start(
+        channel: &mut Channel,
+        mut spawn: Spawn,
+        stack: Result<Stack, Errno>,
+    ) -> Result<Shepherd, Failure> {
         if channel.hung_up() {
             return Err(Failure::new(Stage::Fork, Errno::CANCELED));
         }
@@ -95,7 +102,8 @@ impl Shepherd {
         let mut plan =
             Plan::new(spawn, &mut channel.take_fds()).ok_or(Failure::new(Stage::Fds, Errno::BADF))?;
         let cgroup = cgroup.map(|cgroup| Cgroup::make(&cgroup, channel.socket())).transpose()?;
-        let child = launch(&plan, cgroup.as_ref(), channel, kill_timeout)?;
+        let stack = stack.or_else(|_| Stack::new()).map_err(|errno| Failure::new(Stage::Fork, errno))?;
+        let child = launch(&plan, cgroup.as_ref(), &stack, channel, kill_timeout)?;
         let terminal = plan.terminal.take();
         // The command's ends of its pipes: its readers must see end of file when it is gone.
         drop(plan);
@@ -117,8 +125,8 @@ impl Shepherd {
     }
 
     fn watch(mut self, mut channel: Channel) -> Result<(), Errno> {
-        // What ended before the first wait is still to be seen.
-        let mut woken = Woken::ByChild;
+        // For what has ended before, SIGCHLD is pending: the first wait returns at once.
+        let mut woken = Woken::ByFdOrTime;
         loop {
             if woken == Woken::ByChild && self.look_after_children(&mut channel)? {
                 return deliver(channel);

@@ -103,10 +103,10 @@ fn no_room_for_the_fds_is_a_named_failure() {
     let mut session = fork_server.take_idle();
     session.spawn(with_three().fd(2, stderr));
     assert_eq!(session.failure(), (Stage::Fds, NO_FD_FREE));
-    // Three fit, but no pipe for exec's error beside them.
+    // Three fit, but no pidfd of the command beside them.
     let mut session = fork_server.take_idle();
     session.spawn(with_three());
-    assert_eq!(session.failure(), (Stage::Pipe, NO_FD_FREE));
+    assert_eq!(session.failure(), (Stage::Fork, NO_FD_FREE));
 }
 
 #[test]
