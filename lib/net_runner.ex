@@ -88,6 +88,29 @@ defmodule NetRunner do
 
   See `NetRunner.Process.set_window_size/3`.
 
+  ## Control groups
+
+  With `cgroup_path: "job/123"` (Linux, cgroups v2) the command is born in a fresh group `job/123/nr-…`, below the cgroup2 mount
+  or below what the application's environment names: `config :net_runner, cgroup_root: "my_app"`, a path below the mount, or
+  `:self`, the VM's own group. It cannot leave it without privileges, and neither can what it starts: at the end, at
+  `:kill_timeout`, everything in the group gets SIGKILL at once, also what cannot be signalled (a set-user-ID program), what forks
+  faster than it is found, and what a shepherd and a fork server that were killed together have left.
+
+      NetRunner.capture(["make", "-j8"], cgroup_path: "build", cgroup: %{memory_max: 1_073_741_824, pids_max: 200})
+
+  * Levels that are missing are made, and go with the last command in them. A directory that was there before stays, and so does who
+    lives in it; what is in the fresh group is the command's, and ends with it.
+  * What cannot be had is `{:error, {:cgroup, {what, posix}}}`, and nothing runs: a limit whose controller is not there
+    (`{:memory_max, :enotsup}`), a hierarchy that the VM may not write to (`{:create, :eacces}`). A path that is none is
+    `{:error, {:invalid_cgroup_path, why}}`. See `docs/errors.md`.
+  * Controllers that the limits need are enabled on the way down from the root, and stay so. The kernel does not allow that for a
+    group with processes in it (`{:enable, :ebusy}`).
+  * What the group has used, and whether the OOM killer has struck (`oom_kill`), is in `NetRunner.Result` and
+    `NetRunner.Stats` as `:cgroup`: `t:NetRunner.Stats.cgroup/0`. There is none for leftovers that are kept.
+  * When VM, fork server and shepherds are killed together, daemons may live on in the group, until the next command with the same
+    `:cgroup_path` runs: it ends them first, and removes what they were in.
+  * Elsewhere than on Linux `:cgroup_path` does nothing, with one warning, and `:cgroup` is an error.
+
   ## Users
 
   With `:user`, which takes root's rights (CAP_SETUID and CAP_SETGID), the command has that user as its real,

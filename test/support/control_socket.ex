@@ -27,6 +27,8 @@ defmodule NetRunner.Test.ControlSocket do
   def signalled(:not_running), do: frame(<<67, 1>>)
   def signalled(errno), do: frame(<<67, 2, errno::32-little>>)
   def exited(status \\ 7), do: frame(<<68, 0, status, 0::size(9 * 64)>>)
+  # Ten numbers, of which none is known.
+  def cgroup, do: frame(<<72, 0::size(10 * 8)>>)
   def unkillable(os_pids \\ [4711]), do: frame([<<69>>, list(os_pids)] |> IO.iodata_to_binary())
   def done, do: frame(<<70>>)
 
@@ -53,6 +55,7 @@ defmodule NetRunner.Test.ControlSocket do
       signalled(1),
       exited(),
       unkillable(),
+      cgroup(),
       done()
     ]
   end

@@ -81,6 +81,7 @@ defmodule NetRunner.System.HostileTest do
       exited_then_started: {&__MODULE__.exited_then_started/1, 7, :protocol},
       signalled_unasked: {&__MODULE__.signalled/1, :protocol, :protocol},
       refused_unasked: {&__MODULE__.refused/1, :protocol, :protocol},
+      cgroup_where_there_is_none: {&__MODULE__.exited_then_cgroup/1, 7, :protocol},
       unkillable_twice: {&__MODULE__.unkillable_twice/1, :protocol, :protocol},
       fds_that_no_frame_declares: {&__MODULE__.stray_fds/1, :protocol, :protocol}
     ]
@@ -97,6 +98,7 @@ defmodule NetRunner.System.HostileTest do
     def exited_twice(_os_pid), do: [Socket.exited(7), Socket.exited(8)]
     def exited_then_failed(_os_pid), do: [Socket.exited(7), Socket.failed()]
     def exited_then_started(os_pid), do: [Socket.exited(7), Socket.started(os_pid)]
+    def exited_then_cgroup(_os_pid), do: [Socket.exited(7), Socket.cgroup()]
     def signalled(_os_pid), do: [Socket.signalled(:ok)]
     def refused(_os_pid), do: [Socket.signalled(1)]
     def unkillable_twice(_os_pid), do: [Socket.unkillable(), Socket.unkillable()]

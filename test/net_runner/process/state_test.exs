@@ -9,7 +9,7 @@ defmodule NetRunner.Process.StateTest do
 
   # Runs steps, each a function of the state or an event; returns the effects of the last one, and the state.
   defp run(steps, opts \\ []) do
-    start = State.new(opts[:leftovers] || :kill, opts[:kill_timeout] || 5_000)
+    start = State.new(opts[:leftovers] || :kill, opts[:kill_timeout] || 5_000, opts[:cgroup?] || false)
 
     Enum.reduce(steps, start, fn
       step, {_effects, state} when is_function(step) -> step.(state)
@@ -77,6 +77,72 @@ defmodule NetRunner.Process.StateTest do
       for timer <- [:stop, :probe, :abandon], do: assert(State.timeout(over, timer) == {[], over})
       assert State.stop(over) == {[], over}
       assert State.abandon(over) == {[], over}
+    end
+  end
+
+  describe "a command in a cgroup" do
+    @stats {:cgroup, %{oom_kill: 1}}
+
+    test "has its statistics, once, between exit and end" do
+      assert {_effects, state} = run([{:started, 7}, @exit_3, @stats, :done], cgroup?: true)
+      assert state.cgroup == %{oom_kill: 1}
+      assert State.result(state) == @outcome_3
+      assert {_effects, %{cgroup: nil}} = run([{:started, 7}, @exit_3, :done], cgroup?: true)
+
+      for {steps, opts} <- [
+            {[{:started, 7}, @exit_3, @stats], []},
+            {[{:started, 7}, @exit_3, @stats, @stats], [cgroup?: true]},
+            {[{:started, 7}, @stats], [cgroup?: true]},
+            {[@stats], [cgroup?: true]}
+          ] do
+        {_effects, state} = run(steps, opts)
+        state = if opts == [], do: state, else: elem(State.swept(state), 1)
+        assert State.result(state) == {:error, :protocol}
+      end
+    end
+
+    test "whose shepherd has died: nobody is told before it is swept" do
+      steps = [{:started, 7}, await_exit("a"), await_done("b", :status), :eof]
+      assert {effects, state} = run(steps, cgroup?: true)
+
+      assert effects ==
+               [:disarm_all, :kill_shepherd, {:fail_pipes, :shepherd_died}, :close_control, :sweep]
+
+      refute State.alive?(state)
+
+      # Nothing that happens meanwhile begins it again, or needs the control.
+      for event <- [:eof, :done, @stats, {:error, :protocol}, @exit_3],
+          do: assert(State.event(state, event) == {[], state})
+
+      for timer <- [:stop, :probe, :abandon], do: assert(State.timeout(state, timer) == {[], state})
+      assert State.stop(state) == {[], state}
+      assert State.abandon(state) == {[], state}
+      assert {[{:reply, "s", {:error, :not_running}}], ^state} = signal("s").(state)
+      assert {[], waiting} = await_exit("c").(state)
+      assert {[:close_stdin], waiting} = State.owner_down(waiting)
+
+      assert {effects, state} = State.swept(waiting)
+      died = {:error, :shepherd_died}
+      assert Enum.sort(replies(effects)) == [{"a", died}, {"b", died}, {"c", died}]
+      assert List.last(effects) == {:end, false, []}
+      assert State.result(state) == died
+    end
+
+    test "whose shepherd has died before it has said anything, or after the exit" do
+      assert {effects, %{phase: :sweeping} = state} = run([:eof], cgroup?: true)
+      assert List.last(effects) == :sweep
+      assert {[:disarm_all], state} = State.swept(state)
+      assert State.result(state) == {:error, :shepherd_died}
+
+      assert {_effects, state} = run([{:started, 7}, @exit_3, :eof], cgroup?: true)
+      assert {[{:reply, "a", {:ok, 3}}], _state} = await_exit("a").(state)
+    end
+
+    test "that was not started, or is over, has nothing to be swept" do
+      for steps <- [[{:failed, {:exec, :enoent}}], [{:started, 7}, @exit_3, :done]] do
+        assert {effects, %{phase: :over}} = run(steps, cgroup?: true)
+        refute :sweep in effects
+      end
     end
   end
 

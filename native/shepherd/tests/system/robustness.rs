@@ -61,6 +61,21 @@ fn so_is_a_second_command() {
 }
 
 #[test]
+fn and_so_is_a_sweep_of_one_who_has_a_command() {
+    let fork_server = ForkServer::start();
+    let mut session = fork_server.run(fixture_cmd(["ready-then-block"]));
+    session.started();
+    session.send(&Request::Sweep(Box::new(protocol::Cgroup {
+        root: b"/nowhere".to_vec(),
+        parts: vec![b"a".to_vec()],
+        leaf: b"nr-aaaaaaaaaaaaaaaa".to_vec(),
+        limits: Vec::new(),
+    })));
+    assert!(matches!(session.exited().0, Exit::Signal { signal: 15, .. }));
+    session.done();
+}
+
+#[test]
 fn too_few_fds_are_a_named_failure() {
     let fork_server = ForkServer::start();
     let command = cmd(["/bin/true"]).edit(|spawn| spawn.stdio[1] = Stdio::Fd);
