@@ -7,7 +7,7 @@ defmodule NetRunner.System.ChaosTest do
   #     NETRUNNER_CHAOS_ROUNDS=N   how many; a round is repeated with its seed and 1
   use NetRunner.Test.SystemCase, async: false
 
-  alias NetRunner.Test.Chaos
+  alias NetRunner.Test.{Cgroups, Chaos}
 
   @moduletag timeout:
                if(System.get_env("NETRUNNER_CHAOS_ROUNDS"), do: :infinity, else: soak(300_000, :infinity))
@@ -33,6 +33,12 @@ defmodule NetRunner.System.ChaosTest do
            "#{length(failed)} of #{rounds} rounds from seed #{seed}:\n" <> Enum.join(failed, "\n")
 
     assert length(results) == rounds
+
+    # What the last VM has left there, it has left to the next command.
+    if Cgroups.skip() == nil do
+      assert {"", 0} = NetRunner.run(["true"], cgroup_path: Chaos.Shapes.cgroup() <> "/a")
+      refute File.exists?(Cgroups.path(Chaos.Shapes.cgroup()))
+    end
   end
 
   defp number(variable, default) do

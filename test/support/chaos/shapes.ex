@@ -3,7 +3,7 @@ defmodule NetRunner.Test.Chaos.Shapes do
   # What the commands of the chaos suite are: one entry each. `input: true` is fed for ever; `opts` are options of
   # every face, `faces` those that it goes with where that is not all of them.
 
-  alias NetRunner.Test.Tree
+  alias NetRunner.Test.{Cgroups, Tree}
 
   @doc "All shapes by name."
   def all do
@@ -37,8 +37,15 @@ defmodule NetRunner.Test.Chaos.Shapes do
         input: true
       }
     }
+    |> Map.merge(in_group(Cgroups.skip()))
     |> Map.new(fn {name, shape} -> {name, Map.merge(%{input: false, opts: [], faces: faces()}, shape)} end)
   end
+
+  defp in_group(nil), do: %{group: %{command: Tree.command(), opts: [cgroup_path: cgroup() <> "/a"]}}
+  defp in_group(_none_here), do: %{}
+
+  @doc "The group that commands are put into: one for all VMs of this checkout."
+  def cgroup, do: "nr_chaos_#{:erlang.phash2(File.cwd!())}"
 
   @doc "How a command can be started."
   def faces, do: [:run, :capture, :stream, :process]
