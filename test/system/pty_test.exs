@@ -249,7 +249,8 @@ defmodule NetRunner.System.PtyTest do
       {:ok, p} = Proc.start("less", [path], pty: true, env: [{"TERM", "xterm"}, {"LESS", ""}])
       screen = read_until(p, "line 23")
       refute screen =~ "line 24"
-      # SIGWINCH makes it draw again.
+      # SIGWINCH makes it draw again. Between its last write and its read less would only take note of it.
+      OS.eventually(fn -> OS.state(Proc.os_pid(p)) == "S" end)
       :ok = Proc.set_window_size(p, 41, 80)
       screen = read_until(p, "line 40")
       refute screen =~ "line 41"
