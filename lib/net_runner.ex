@@ -82,7 +82,7 @@ defmodule NetRunner do
     of `:input`.
   * Not in raw mode, a line has at most 4,095 bytes. A longer one is not written: `{:error, :line_too_long}`, from `run`
     `{:error, {:input, :line_too_long}}`.
-  * The stop sequence begins with SIGHUP, then SIGTERM, which interactive shells ignore.
+  * The stop sequence begins with SIGHUP, then SIGTERM, which interactive shells ignore; SIGHUP comes once more after a second.
   * `TERM` is that of the environment: give `env: [{"TERM", "xterm-256color"}]` where programs depend on it.
   * What a command leaves with `leftovers: :keep` may write to the terminal until that is full; nobody reads it any more.
 

@@ -297,6 +297,16 @@ defmodule NetRunner.System.PtyTest do
       assert read_all(p) =~ ~r/hup\r\nterm\r\n\z/
     end
 
+    # bash -i does so when SIGHUP comes right behind its prompt: it looks for signals, then waits for input.
+    test "says SIGHUP once more to a program that has missed it and waits for input" do
+      script = "$SIG{TERM} = 'IGNORE'; $SIG{HUP} = sub { $hups++ }; syswrite STDOUT, qq(ready\\n);
+                select undef, undef, undef, 0.01 until $hups; sysread STDIN, $line, 100; exit $hups"
+
+      {:ok, p} = Proc.start("perl", ["-e", script], pty: true, kill_timeout: 60_000)
+      assert {:ok, "ready\r\n"} = Proc.read(p)
+      assert {:ok, 2} = Proc.shutdown(p)
+    end
+
     test "is what :stop_signal says, where it is given" do
       script = "trap '' HUP; trap 'exit 8' USR1; echo ready; while :; do sleep 0.01; done"
       {:ok, p} = Proc.start("sh", ["-c", script], pty: true, stop_signal: :sigusr1, kill_timeout: 60_000)

@@ -7,6 +7,10 @@ const GRACE: Duration = Duration::from_millis(100);
 /// The group is signalled first, and the descendants outside it so much later. Most commands are one group,
 /// which ends at once: then nothing has to be looked for, which counts when the VM of 1,000 commands ends.
 const OTHERS_AFTER: Duration = Duration::from_millis(10);
+/// A program that looks whether it was told to hang up, and then waits for input, misses a SIGHUP that comes
+/// between the two (bash does). A terminal that really goes away also ends the wait; ours stays open for the
+/// output, so SIGHUP is said once more, when the program waits for certain.
+const HANG_UP_AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// SIGKILL is repeated, for a descendant can have been forked between looking and killing. Each repetition
 /// doubles the pause up to the longest one; a child that ends makes the next one due at once.
 const FIRST_PAUSE: Duration = Duration::from_millis(1);
@@ -18,6 +22,8 @@ const UNKILLABLE_AFTER: Duration = Duration::from_secs(5);
 pub(crate) struct Escalation {
     /// From the stop signals to SIGKILL. Zero: no stop signals.
     kill_timeout: Duration,
+    /// SIGHUP is said once more.
+    hangs_up: bool,
     phase: Phase,
 }
 
@@ -30,9 +36,11 @@ enum Phase {
     },
     /// The sequence begins.
     Stop,
-    /// The group has its stop signals; the others have them when `others_at` is `None`.
+    /// The group has its stop signals; the others have them when `others_at` is `None`, and all have SIGHUP
+    /// once more when `hang_up_at` is.
     Stopping {
         others_at: Option<Instant>,
+        hang_up_at: Option<Instant>,
         kill_at: Instant,
     },
     /// The group has had SIGKILL; the others have when there is a `pause`.
@@ -53,6 +61,7 @@ pub(crate) enum Step {
     StopGroup,
     /// The descendants outside the group.
     StopOthers,
+    HangUpAgain,
     KillGroup,
     /// The group, and the descendants outside it.
     KillAll,
@@ -61,7 +70,12 @@ pub(crate) enum Step {
 
 impl Escalation {
     pub(crate) fn new(kill_timeout: Duration) -> Escalation {
-        Escalation { kill_timeout, phase: Phase::Calm }
+        Escalation { kill_timeout, hangs_up: false, phase: Phase::Calm }
+    }
+
+    /// SIGHUP is one of the stop signals, on a terminal.
+    pub(crate) fn of_terminal(kill_timeout: Duration) -> Escalation {
+        Escalation { hangs_up: true, ..Escalation::new(kill_timeout) }
     }
 
     /// The command must end. Saying so again changes nothing.
@@ -96,8 +110,11 @@ impl Escalation {
             Phase::Grace { until } if now >= until => self.begin(now),
             Phase::Stop => self.begin(now),
             Phase::Stopping { kill_at, .. } if now >= kill_at => kill_group(now),
-            Phase::Stopping { others_at: Some(others_at), kill_at } if now >= others_at => {
-                (Phase::Stopping { others_at: None, kill_at }, Step::StopOthers)
+            Phase::Stopping { others_at: Some(others_at), hang_up_at, kill_at } if now >= others_at => {
+                (Phase::Stopping { others_at: None, hang_up_at, kill_at }, Step::StopOthers)
+            }
+            Phase::Stopping { others_at, hang_up_at: Some(hang_up_at), kill_at } if now >= hang_up_at => {
+                (Phase::Stopping { others_at, hang_up_at: None, kill_at }, Step::HangUpAgain)
             }
             Phase::Killing { report_at, .. } if now >= report_at => {
                 (Phase::Reported { again_at: None }, Step::ReportUnkillable)
@@ -120,7 +137,8 @@ impl Escalation {
             return kill_group(now);
         }
         let others_at = Some(now + OTHERS_AFTER);
-        (Phase::Stopping { others_at, kill_at: now + self.kill_timeout }, Step::StopGroup)
+        let hang_up_at = self.hangs_up.then(|| now + HANG_UP_AGAIN_AFTER);
+        (Phase::Stopping { others_at, hang_up_at, kill_at: now + self.kill_timeout }, Step::StopGroup)
     }
 
     /// When the next step is due; `None`: not before something happens.
@@ -128,7 +146,9 @@ impl Escalation {
         match self.phase {
             Phase::Calm | Phase::Stop => None,
             Phase::Grace { until } => Some(until),
-            Phase::Stopping { others_at, kill_at } => Some(others_at.map_or(kill_at, |at| at.min(kill_at))),
+            Phase::Stopping { others_at, hang_up_at, kill_at } => {
+                others_at.into_iter().chain(hang_up_at).chain([kill_at]).min()
+            }
             Phase::Killing { report_at, again_at, .. } => Some(report_at.min(again_at)),
             Phase::Reported { again_at } => again_at,
         }
@@ -188,6 +208,34 @@ mod tests {
                 (KILL_TIMEOUT, Step::KillGroup),
                 (KILL_TIMEOUT + OTHERS_AFTER, Step::KillAll),
             ]
+        );
+    }
+
+    #[test]
+    fn a_terminal_hangs_up_once_more() {
+        let mut escalation = Escalation::of_terminal(KILL_TIMEOUT);
+        let now = Instant::now();
+        escalation.stop();
+        assert_eq!(steps(&mut escalation, now), [Step::StopGroup]);
+        assert_eq!(
+            run(&mut escalation, now, KILL_TIMEOUT),
+            [
+                (OTHERS_AFTER, Step::StopOthers),
+                (HANG_UP_AGAIN_AFTER, Step::HangUpAgain),
+                (KILL_TIMEOUT, Step::KillGroup),
+            ]
+        );
+    }
+
+    #[test]
+    fn a_kill_timeout_before_that_kills() {
+        let mut escalation = Escalation::of_terminal(HANG_UP_AGAIN_AFTER / 2);
+        let now = Instant::now();
+        escalation.stop();
+        assert_eq!(steps(&mut escalation, now), [Step::StopGroup]);
+        assert_eq!(
+            run(&mut escalation, now, HANG_UP_AGAIN_AFTER / 2),
+            [(OTHERS_AFTER, Step::StopOthers), (HANG_UP_AGAIN_AFTER / 2, Step::KillGroup)]
         );
     }
 

@@ -94,7 +94,8 @@ impl Shepherd {
         if channel.hung_up() {
             return Err(Failure::new(Stage::Fork, Errno::CANCELED));
         }
-        let stop_signals = spawn.stop_signals.iter().map(|number| Signal(i32::from(*number))).collect();
+        let stop_signals: Vec<Signal> =
+            spawn.stop_signals.iter().map(|number| Signal(i32::from(*number))).collect();
         let leftovers = spawn.leftovers;
         let start_awaited = spawn.start_awaited;
         let kill_timeout = Duration::from_millis(u64::from(spawn.kill_timeout_ms));
@@ -107,12 +108,16 @@ impl Shepherd {
         let terminal = plan.terminal.take();
         // The command's ends of its pipes: its readers must see end of file when it is gone.
         drop(plan);
+        let escalation = match &terminal {
+            Some(_) if stop_signals.contains(&Signal::HUP) => Escalation::of_terminal(kill_timeout),
+            _ => Escalation::new(kill_timeout),
+        };
         let mut shepherd = Shepherd {
             command: child.pid,
             exited: false,
             stop_signals,
             leftovers,
-            escalation: Escalation::new(kill_timeout),
+            escalation,
             unannounced: Some((child, Instant::now() + SOON)),
             hunt: Hunt::default(),
             _terminal: terminal,
@@ -268,21 +273,20 @@ impl Shepherd {
 
     fn take(&mut self, step: Step, channel: &mut Channel) {
         match step {
-            Step::StopGroup => self.stop_group(),
-            Step::StopOthers => self.stop_others(),
+            Step::StopGroup => self.stop_group(&self.stop_signals),
+            Step::StopOthers => self.stop_others(&self.stop_signals),
+            Step::HangUpAgain => {
+                self.stop_group(&[Signal::HUP]);
+                self.stop_others(&[Signal::HUP]);
+            }
             Step::KillGroup => self.kill_group(),
             Step::KillAll => self.kill_all(),
             Step::ReportUnkillable => channel.send(&[Event::Unkillable(self.living())]),
         }
     }
 
-    /// SIGCONT comes last, so that a stopped process can act on the others.
-    fn stop_signals(&self) -> impl Iterator<Item = Signal> {
-        self.stop_signals.iter().copied().chain([Signal::CONT])
-    }
-
-    fn stop_group(&self) {
-        for signal in self.stop_signals() {
+    fn stop_group(&self, signals: &[Signal]) {
+        for signal in and_continue(signals) {
             // No such group: all of it has ended.
             let _ = os::kill_group(self.command, signal);
         }
@@ -290,7 +294,7 @@ impl Shepherd {
     }
 
     /// Not for longer than until SIGKILL is due: they may leave little of the processor to us.
-    fn stop_others(&self) {
+    fn stop_others(&self, signals: &[Signal]) {
         let kill_at = self.escalation.deadline();
         descendants::visit(
             self.place(),
@@ -298,7 +302,7 @@ impl Shepherd {
             |_| true,
             |process, family| {
                 if process.group != self.command.as_raw_nonzero().get() {
-                    for signal in self.stop_signals() {
+                    for signal in and_continue(signals) {
                         family.signal(process, signal);
                     }
                 }
@@ -346,6 +350,11 @@ impl Shepherd {
         );
         living
     }
+}
+
+/// SIGCONT comes last, so that a stopped process can act on the others.
+fn and_continue(signals: &[Signal]) -> impl Iterator<Item = Signal> {
+    signals.iter().copied().chain([Signal::CONT])
 }
 
 fn started(child: &Child, fds: u8) -> Event {

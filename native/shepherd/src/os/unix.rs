@@ -13,6 +13,7 @@ use rustix::process::Pid;
 pub(crate) struct Signal(pub(crate) i32);
 
 impl Signal {
+    pub(crate) const HUP: Signal = Signal(libc::SIGHUP);
     pub(crate) const KILL: Signal = Signal(libc::SIGKILL);
     pub(crate) const STOP: Signal = Signal(libc::SIGSTOP);
     pub(crate) const CONT: Signal = Signal(libc::SIGCONT);

@@ -5,6 +5,7 @@
 mod cannot_start;
 mod cgroup;
 mod fork_server;
+mod pty;
 mod rights;
 mod robustness;
 mod signals;
