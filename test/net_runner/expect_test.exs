@@ -67,6 +67,13 @@ defmodule NetRunner.ExpectTest do
     assert byte_size(before) in 990..1_000
   end
 
+  test "so is what is kept" do
+    {:ok, p} = Proc.start("printf", ["0123456789abcdef"])
+    assert :eof = NetRunner.expect(p, "0123x", max_bytes: 4)
+    assert {:ok, "cdef"} = Proc.read(p)
+    assert :eof = Proc.read(p)
+  end
+
   test "u and bytes that are not UTF-8: the rest of a character is waited for", %{p: p} do
     :ok = Proc.write(p, [<<0xC3>>, 4])
     assert :timeout = NetRunner.expect(p, ~r/ä/u, timeout: 100)

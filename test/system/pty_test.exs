@@ -1,7 +1,9 @@
 defmodule NetRunner.System.PtyTest do
   @moduledoc false
-  # Terminals: what programs see of them, what is written to them and read from them, and how they end.
+  # Terminals: what programs see of them, what is written to them and read from them.
   use NetRunner.Test.SystemCase, async: false
+
+  import NetRunner.Test.Terminal
 
   describe "what a program sees" do
     test "a terminal as 0, 1 and 2, of 24 by 80, the controlling one of a session of its own" do
@@ -60,9 +62,7 @@ defmodule NetRunner.System.PtyTest do
 
   describe "output" do
     test "none is lost, however fast the command exits" do
-      rounds = soak(3_000, 30_000)
-
-      1..rounds
+      1..soak(500, 3_000)
       |> Task.async_stream(
         fn number ->
           lines = rem(number, 3) * 100 + 1
@@ -190,75 +190,6 @@ defmodule NetRunner.System.PtyTest do
     end
   end
 
-  describe "keys" do
-    test "Ctrl-C interrupts, Ctrl-\\ quits, Ctrl-D ends the input" do
-      for {key, result} <- [{"\x03", {:ok, 130}}, {"\x1c", {:ok, 131}}, {"\x04", {:ok, 0}}] do
-        {:ok, p} = Proc.start("sh", ["-c", "ulimit -c 0; stty -echo; echo ready; exec cat"], pty: true)
-        assert {:ok, "ready\r\n"} = Proc.read(p)
-        :ok = Proc.write(p, key)
-        assert Proc.await_exit(p) == result
-      end
-    end
-
-    test "Ctrl-Z stops what runs in a shell with jobs, and fg goes on with it" do
-      {:ok, p} = bash()
-      :ok = Proc.write(p, "cat\n")
-      OS.eventually(fn -> "cat" in names() end)
-      :ok = Proc.write(p, "\x1a")
-      assert read_until(p, "Stopped") =~ "Stopped"
-      :ok = Proc.write(p, "fg\n")
-      read_until(p, "cat\r\n")
-      :ok = Proc.write(p, "again\n")
-      read_until(p, "again\r\n")
-      :ok = Proc.write(p, "\x04")
-      read_until(p, "$ ")
-      :ok = Proc.write(p, "exit 5\n")
-      assert {:ok, 5} = Proc.await_exit(p)
-    end
-  end
-
-  describe "programs" do
-    test "bash -i: its background jobs, groups of their own, are found at the end" do
-      {:ok, p} = bash(kill_timeout: 500)
-      :ok = Proc.write(p, "sleep 1000 & (trap '' HUP TERM; sleep 1000; sleep 1000) & echo started\n")
-      read_until(p, "started\r\n")
-      OS.eventually(fn -> Enum.count(names(), &(&1 == "sleep")) == 2 end)
-      tree = OS.tree(Proc.os_pid(p))
-      assert tree |> Enum.map(fn {os_pid, _} -> OS.stat(os_pid).group end) |> Enum.uniq() |> length() == 3
-      assert :ok = Proc.stop(p)
-      assert OS.present(tree) == []
-    end
-
-    test "python3 -i: a dialogue" do
-      {:ok, p} = Proc.start("python3", ["-i", "-q"], pty: true, env: [{"TERM", "dumb"}])
-      read_until(p, ">>> ")
-      :ok = Proc.write(p, "6 * 7\n")
-      assert read_until(p, ~r/42\r\n.*>>> /s)
-      :ok = Proc.write(p, "import os; print(os.get_terminal_size())\n")
-      read_until(p, ~r/columns=80, lines=24.*>>> /s)
-      :ok = Proc.set_window_size(p, 30, 100)
-      :ok = Proc.write(p, "print(os.get_terminal_size())\n")
-      read_until(p, ~r/columns=100, lines=30.*>>> /s)
-      :ok = Proc.write(p, "\x04")
-      assert {:ok, 0} = Proc.await_exit(p)
-    end
-
-    test "less: a full screen, another one when the window gets smaller, and q" do
-      path = Path.join(tmp_dir(), "lines")
-      File.write!(path, Enum.map_join(1..1_000, "\n", &"line #{&1}"))
-      {:ok, p} = Proc.start("less", [path], pty: true, env: [{"TERM", "xterm"}, {"LESS", ""}])
-      screen = read_until(p, "line 23")
-      refute screen =~ "line 24"
-      # SIGWINCH makes it draw again. Between its last write and its read less would only take note of it.
-      OS.eventually(fn -> OS.state(Proc.os_pid(p)) == "S" end)
-      :ok = Proc.set_window_size(p, 41, 80)
-      screen = read_until(p, "line 40")
-      refute screen =~ "line 41"
-      :ok = Proc.write(p, "q")
-      assert {:ok, 0} = Proc.await_exit(p)
-    end
-  end
-
   describe "the window" do
     test "is resized while the command runs, which gets SIGWINCH" do
       {:ok, p} = Proc.start("sh", ["-c", "trap 'stty size' WINCH; echo; while :; do read x; done"], pty: true)
@@ -281,95 +212,6 @@ defmodule NetRunner.System.PtyTest do
       assert {:error, :closed} = Proc.set_window_size(p, 24, 80)
       {:ok, p} = Proc.start("cat")
       assert {:error, :not_a_pty} = Proc.set_window_size(p, 24, 80)
-    end
-  end
-
-  describe "the stop sequence" do
-    test "is SIGHUP, then SIGTERM: a shell that ignores SIGTERM ends before kill_timeout" do
-      {:ok, p} = bash(kill_timeout: 60_000)
-      assert {:ok, status} = Proc.shutdown(p)
-      assert status in [1, 129]
-
-      script = "trap 'echo hup' HUP; trap 'echo term; exit 7' TERM; echo ready; while :; do sleep 0.01; done"
-      {:ok, p} = Proc.start("sh", ["-c", script], pty: true, kill_timeout: 60_000)
-      assert {:ok, "ready\r\n"} = Proc.read(p)
-      assert {:ok, 7} = Proc.shutdown(p)
-      assert read_all(p) =~ ~r/hup\r\nterm\r\n\z/
-    end
-
-    # bash -i does so when SIGHUP comes right behind its prompt: it looks for signals, then waits for input.
-    test "says SIGHUP once more to a program that has missed it and waits for input" do
-      script = "$SIG{TERM} = 'IGNORE'; $SIG{HUP} = sub { $hups++ }; syswrite STDOUT, qq(ready\\n);
-                select undef, undef, undef, 0.01 until $hups; sysread STDIN, $line, 100; exit $hups"
-
-      {:ok, p} = Proc.start("perl", ["-e", script], pty: true, kill_timeout: 60_000)
-      assert {:ok, "ready\r\n"} = Proc.read(p)
-      assert {:ok, 2} = Proc.shutdown(p)
-    end
-
-    test "is what :stop_signal says, where it is given" do
-      script = "trap '' HUP; trap 'exit 8' USR1; echo ready; while :; do sleep 0.01; done"
-      {:ok, p} = Proc.start("sh", ["-c", script], pty: true, stop_signal: :sigusr1, kill_timeout: 60_000)
-      assert {:ok, "ready\r\n"} = Proc.read(p)
-      assert {:ok, 8} = Proc.shutdown(p)
-    end
-
-    test "a timeout, and a tree that heeds nothing, with nothing left" do
-      assert {:error, :timeout} =
-               NetRunner.run(sh("trap '' HUP TERM; (setsid sleep 1000 &); sleep 1000; sleep 1000"),
-                 pty: true,
-                 timeout: 300,
-                 kill_timeout: 300
-               )
-
-      assert OS.commands() == []
-    end
-
-    test "the owner dies, or a consumer stops: nothing is left" do
-      test = self()
-
-      owner =
-        background(fn ->
-          {:ok, p} = Proc.start("bash", ["--norc", "-i"], pty: true)
-          send(test, {:tree, OS.tree(Proc.os_pid(p))})
-          Process.sleep(:infinity)
-        end)
-
-      assert_receive {:tree, tree}, 10_000
-      end_process(owner)
-      OS.await_gone(tree)
-
-      assert ["y\r\n" <> _] = NetRunner.stream!(~w(yes), pty: true) |> Enum.take(1)
-      assert OS.commands() == []
-    end
-
-    test "the VM is killed: a shell with jobs is gone, shepherd and all" do
-      victim =
-        Victim.start("""
-        {:ok, p} = Proc.start("bash", ["--norc", "-i"], pty: true, kill_timeout: 500)
-        Proc.write(p, "sleep 1000 & (trap '' HUP TERM; sleep 1000; sleep 1000) & echo ready\\n")
-        read = fn read, text ->
-          if text =~ "ready\\r\\n", do: text, else: (with {:ok, more} <- Proc.read(p), do: read.(read, text <> more))
-        end
-        read.(read, "")
-        say.(:ready)
-        wait.()
-        """)
-
-      assert :ready = Victim.term(victim)
-      everything = OS.tree(victim.os_pid)
-      assert length(everything) >= 5
-      on_exit(fn -> OS.clean_up(everything) end)
-      Victim.kill(victim)
-      OS.await_gone(everything)
-    end
-
-    test "the shepherd is killed: the command gets no time, and :shepherd_died is the answer" do
-      {:ok, p} = bash()
-      tree = OS.tree(Proc.os_pid(p))
-      OS.kill(OS.shepherd(Proc.os_pid(p)), "KILL")
-      assert {:error, :shepherd_died} = Proc.await_exit(p)
-      OS.await_gone(tree)
     end
   end
 
@@ -412,31 +254,6 @@ defmodule NetRunner.System.PtyTest do
 
       assert {"", 0} = NetRunner.run(~w(true), pty: false)
       assert {"", 0} = NetRunner.run(~w(true), pty: true, stderr: :redirect)
-    end
-  end
-
-  defp bash(opts \\ []) do
-    env = [{"PS1", "$ "}, {"TERM", "dumb"}]
-    {:ok, p} = Proc.start("bash", ["--norc", "-i"], [pty: [echo: false], env: env] ++ opts)
-    read_until(p, "$ ")
-    {:ok, p}
-  end
-
-  defp names, do: Enum.map(OS.commands(), & &1.name)
-
-  defp read_until(p, pattern, seen \\ "") do
-    if seen =~ pattern do
-      seen
-    else
-      {:ok, more} = Proc.read(p)
-      read_until(p, pattern, seen <> more)
-    end
-  end
-
-  defp read_all(p) do
-    case Proc.read(p) do
-      {:ok, data} -> data <> read_all(p)
-      :eof -> ""
     end
   end
 end
