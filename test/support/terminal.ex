@@ -4,6 +4,7 @@ defmodule NetRunner.Test.Terminal do
 
   import ExUnit.Assertions
 
+  alias NetRunner.Pipe
   alias NetRunner.Process, as: Proc
   alias NetRunner.Test.OS
 
@@ -26,13 +27,26 @@ defmodule NetRunner.Test.Terminal do
     tree
   end
 
-  @doc "What has come when it matches."
+  @doc "What has come when it matches; after a minute the test fails and says what there was."
   def read_until(p, pattern, seen \\ "") do
-    if seen =~ pattern do
-      seen
-    else
-      {:ok, more} = Proc.read(p)
-      read_until(p, pattern, seen <> more)
+    if seen =~ pattern, do: seen, else: read_until(p, pattern, seen <> more(p, pattern, seen))
+  end
+
+  # Less than the time of a test.
+  @patience 60_000
+
+  defp more(p, pattern, seen) do
+    {:ok, pipe} = Proc.pipe(p, :stdout)
+    now = System.monotonic_time(:millisecond)
+
+    case Pipe.read_within(pipe, Pipe.read_size(), now + @patience) do
+      {:ok, more} ->
+        more
+
+      nothing ->
+        state = OS.state(Proc.os_pid(p))
+        unread = Pipe.read_within(pipe, Pipe.read_size(), now)
+        flunk("no #{inspect(pattern)}: #{nothing}, #{state}, #{inspect(unread)}, after #{inspect(seen)}")
     end
   end
 

@@ -110,11 +110,10 @@ defmodule NetRunner.System.PtyProgramsTest do
     @vim Enum.find(["vim", "vim.tiny"], &System.find_executable/1)
     @tag skip: unless(@vim, do: "there is no vim")
     test "vim: draws the lines of a larger window, edits, saves" do
-      path = file_of_lines()
-
-      {:ok, p} =
-        Proc.start(@vim, ["-u", "NONE", "-n", path], pty: true, env: [{"TERM", "vt100"}, {"EXINIT", nil}])
-
+      # A message that does not fit its line must be answered with ENTER; these are shortened.
+      path = file_of_lines(String.duplicate("long", 30))
+      args = ~w(-u NONE -N -n --cmd) ++ ["set shortmess=aotT", path]
+      {:ok, p} = Proc.start(@vim, args, pty: true, env: [{"TERM", "vt100"}, {"EXINIT", nil}])
       screen = read_until(p, "line 23")
       refute screen =~ "line 24"
       await_sleep(p)
@@ -140,8 +139,8 @@ defmodule NetRunner.System.PtyProgramsTest do
     end
   end
 
-  defp file_of_lines do
-    path = Path.join(tmp_dir(), "lines")
+  defp file_of_lines(name \\ "lines") do
+    path = Path.join(tmp_dir(), name)
     File.write!(path, Enum.map_join(1..1_000, "\n", &"line #{&1}"))
     path
   end
