@@ -7,26 +7,27 @@ defmodule NetRunner.Test.Census do
 
   alias NetRunner.Test.OS
 
-  # How often in a row it must look the same.
+  # How often in a row the VM must look the same.
   @looks 5
 
   @doc "What there is, when it has come to rest: idle shepherds are forked behind our back."
   def take do
     NetRunner.run(["true"])
-    at_rest(count(), @looks)
+    at_rest(count())
   end
 
-  defp at_rest(count, 0), do: count
+  # All processes of the system are looked at before and after that: where there are thousands it takes a while.
+  defp at_rest(count) do
+    looks = for _ <- 1..@looks, do: pause() && inside()
+    again = count()
+    inside = Map.take(again, Map.keys(hd(looks)))
+    if again == count and Enum.all?(looks, &(&1 == inside)), do: again, else: at_rest(again)
+  end
 
-  defp at_rest(count, more) do
+  defp pause do
     receive do
     after
-      5 -> :ok
-    end
-
-    case count() do
-      ^count -> at_rest(count, more - 1)
-      other -> at_rest(other, @looks)
+      5 -> true
     end
   end
 
@@ -45,7 +46,7 @@ defmodule NetRunner.Test.Census do
   """
   def take_kinds do
     NetRunner.run(["true"])
-    kinds(at_rest(count(), @looks))
+    kinds(at_rest(count()))
   end
 
   @doc "What is more or less than in `before`, of `take_kinds/0`, when it has come to rest; `%{}` is nothing."
@@ -84,6 +85,16 @@ defmodule NetRunner.Test.Census do
   end
 
   defp count do
+    below = OS.descendants(OS.vm())
+
+    Map.merge(inside(), %{
+      # Shepherds come and go: only how many there are counts, and in what state.
+      shepherds: for(%{name: "shepherd"} = one <- below, do: one.state) |> Enum.sort(),
+      commands: for(one <- below, one.name != "shepherd", do: {one.os_pid, one.name, one.state})
+    })
+  end
+
+  defp inside do
     for pid <- Process.list(), do: :erlang.garbage_collect(pid)
 
     %{
@@ -91,12 +102,7 @@ defmodule NetRunner.Test.Census do
       beam_processes: Enum.sort(Process.list()),
       ports: Enum.sort(Port.list()),
       tables: Enum.sort(:ets.all()),
-      resources: Enum.sort(NetRunner.Nif.resource_counts()),
-      # Shepherds come and go: only how many there are counts, and in what state.
-      shepherds: for(%{name: "shepherd"} = one <- below(), do: one.state) |> Enum.sort(),
-      commands: for(one <- below(), one.name != "shepherd", do: {one.os_pid, one.name, one.state})
+      resources: Enum.sort(NetRunner.Nif.resource_counts())
     }
   end
-
-  defp below, do: OS.descendants(OS.vm())
 end
