@@ -16,7 +16,7 @@ defmodule NetRunner.System.ChaosTest do
     seed = number("NETRUNNER_CHAOS_SEED", :rand.uniform(1_000_000_000))
     rounds = number("NETRUNNER_CHAOS_ROUNDS", soak(length(Chaos.Kills.kinds()) * 2, 1_000))
     mark = "#{System.pid()}.#{System.unique_integer([:positive])}"
-    on_exit(fn -> for worker <- 1..2, do: Chaos.Marked.clean_up("#{mark}.#{worker}.") end)
+    on_exit(fn -> Chaos.clean_up(mark) end)
 
     IO.puts("\nchaos: #{rounds} rounds from seed #{seed}")
     if not Chaos.Kills.terminal?(), do: IO.puts("chaos: no Ctrl-C, for script(1) is not there")
@@ -33,6 +33,10 @@ defmodule NetRunner.System.ChaosTest do
            "#{length(failed)} of #{rounds} rounds from seed #{seed}:\n" <> Enum.join(failed, "\n")
 
     assert length(results) == rounds
+    # Each kind has come so often, and has met what it was meant for.
+    times = div(rounds, length(Chaos.Kills.kinds()))
+    hit = Enum.frequencies(Enum.flat_map(results, & &1.hit))
+    for {target, count} <- Enum.frequencies(Chaos.Kills.certain()), do: assert(hit[target] >= count * times)
 
     # What the last VM has left there, it has left to the next command.
     if Cgroups.skip() == nil do

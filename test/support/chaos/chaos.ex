@@ -5,7 +5,7 @@ defmodule NetRunner.Test.Chaos do
   alias NetRunner.Test.Chaos.{Kills, Marked, Round}
   alias NetRunner.Test.Victim
 
-  @at_a_time 2
+  @at_a_time 4
 
   # script(1) takes the command as one string.
   @in_a_terminal ~S"""
@@ -19,12 +19,17 @@ defmodule NetRunner.Test.Chaos do
     1..@at_a_time
     |> Enum.map(fn worker ->
       seeds = Enum.take_every(Enum.drop(seed..(seed + count - 1)//1, worker - 1), @at_a_time)
-      Task.async(fn -> rounds(seeds, "#{vm_mark}.#{worker}.") end)
+      Task.async(fn -> rounds(seeds, of_worker(vm_mark, worker)) end)
     end)
     |> Task.await_many(:infinity)
     |> List.flatten()
     |> Enum.sort_by(& &1.seed)
   end
+
+  @doc "Ends what may be left of them, wherever they were interrupted."
+  def clean_up(vm_mark), do: for(worker <- 1..@at_a_time, do: Marked.clean_up(of_worker(vm_mark, worker)))
+
+  defp of_worker(vm_mark, worker), do: "#{vm_mark}.#{worker}."
 
   defp rounds(seeds, vm_mark) do
     # The port of a victim that dies while it is written to ends with :epipe.
@@ -34,22 +39,35 @@ defmodule NetRunner.Test.Chaos do
     results
   end
 
+  # What ends by itself at the moment when it is to be killed: a round in which that happens is played again.
+  @attempts 5
+
   # Some victim, or nil.
-  defp round(seed, victim, vm_mark) do
+  defp round(seed, victim, vm_mark, attempts \\ @attempts) do
     plan = Round.plan(seed)
     victim = if victim && not plan.terminal?, do: victim, else: replace(victim, plan.terminal?, vm_mark)
 
     try do
       result = Round.play(plan, victim, vm_mark)
-      good? = problems(result) == []
 
-      if Kills.vm_ends?(plan.targets) or not good?,
-        do: {result, discard(victim, vm_mark)},
-        else: {result, victim}
+      cond do
+        result.missed != [] and attempts > 1 ->
+          {:missed, discard(victim, vm_mark)}
+
+        Kills.vm_ends?(plan.targets) or problems(result) != [] ->
+          {:played, result, discard(victim, vm_mark)}
+
+        true ->
+          {:played, result, victim}
+      end
     rescue
       error ->
         what = Exception.format(:error, error, __STACKTRACE__) <> "\nthe victim: " <> Victim.rest(victim)
-        {failed(plan, what), discard(victim, vm_mark)}
+        {:played, failed(plan, what), discard(victim, vm_mark)}
+    end
+    |> case do
+      {:played, result, victim} -> {result, victim}
+      {:missed, victim} -> round(seed, victim, vm_mark, attempts - 1)
     end
   end
 
@@ -62,6 +80,8 @@ defmodule NetRunner.Test.Chaos do
       zombies: [],
       hangs: [],
       tolerated: 0,
+      hit: [],
+      missed: [],
       wrong: [what]
     }
   end
@@ -88,7 +108,7 @@ defmodule NetRunner.Test.Chaos do
 
   @doc "What must not be, as texts."
   def problems(result) do
-    for {what, texts} <- Map.take(result, [:survivors, :zombies, :hangs, :wrong]),
+    for {what, texts} <- Map.take(result, [:survivors, :zombies, :hangs, :missed, :wrong]),
         text <- texts,
         do: "#{what}: #{text}"
   end

@@ -6,7 +6,7 @@ defmodule NetRunner.Test.Chaos.Kills do
   @type target :: atom()
 
   # Any two of these are killed at the same instant, too.
-  @inside [:caller, :consumer, :server, :watcher, :supervisor, :application]
+  @inside [:caller, :consumer, :server, :watcher, :fork_server_process, :supervisor, :application]
   @outside [:fork_server, :shepherd, :vm]
   @pairs for {a, i} <- Enum.with_index(@inside ++ @outside),
              b <- Enum.drop(@inside ++ @outside, i + 1),
@@ -16,6 +16,8 @@ defmodule NetRunner.Test.Chaos.Kills do
   @singles for target <- @inside ++ @outside, do: {target, [target]}
   @others [
     stopped_shepherd: [:stopped_shepherd],
+    stopped_shepherd_and_vm: [:stopped_shepherd, :vm],
+    stopped_fork_server_and_vm: [:stopped_fork_server, :vm],
     stopped_vm_continued: [:stopped_vm_continued],
     stopped_vm_killed: [:stopped_vm_killed],
     crash: [:crash],
@@ -40,9 +42,19 @@ defmodule NetRunner.Test.Chaos.Kills do
   def targets(:double_fault, _random), do: @double_fault
   def targets(kind, _random), do: Keyword.fetch!(@singles ++ @others, kind)
 
+  @doc "All that is killed in a run with every kind in it, but for pairs."
+  def certain,
+    do: for(kind <- kinds(), kind != :two, target <- targets(kind, &Function.identity/1), do: target)
+
   defp pairs, do: @pairs -- [@double_fault]
 
   def inside?(target), do: target in @inside
+
+  @doc "Which faces the command has whose target is there at any moment; nil where there always is one."
+  def faces(:caller), do: [:run, :capture, :process]
+  def faces(:consumer), do: [:stream]
+  def faces(target) when target in [:server, :shepherd, :stopped_shepherd], do: [:stream | faces(:caller)]
+  def faces(_target), do: nil
 
   @doc "Whether the VM ends."
   def vm_ends?(targets) do
@@ -63,6 +75,8 @@ defmodule NetRunner.Test.Chaos.Kills do
   defp result?(result), do: result == :halted or result == :ended
 
   defp result?(target, :killed), do: target in [:caller, :consumer]
+  # Its supervisor could not start it again.
+  defp result?(target, {:error, :gave_up}), do: disturbs?([target])
   # stop/1 ends a server for all who call it.
   defp result?(:server, {:error, reason}), do: reason in [:closed, :killed]
   defp result?(:fork_server, {:error, {:fork_server, _posix}}), do: true

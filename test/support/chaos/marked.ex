@@ -11,6 +11,24 @@ defmodule NetRunner.Test.Chaos.Marked do
   @doc "The environment that marks a VM."
   def environment(mark), do: [{String.to_charlist(@vm), String.to_charlist(mark)}]
 
+  @doc "What marks a command, as a variable of its environment."
+  def of_command(mark), do: {@command, mark}
+
+  @doc "The mark of one start of a daemon that is started again and again."
+  def start(mark, number), do: "#{mark}/#{number}"
+
+  @doc "Whether a process with this mark is of one of these commands, or of these starts."
+  def of?(nil, _marks), do: false
+  def of?(mark, marks), do: mark in marks or hd(String.split(mark, "/")) in marks
+
+  @doc "The mark of the command that a process belongs to; nil where it has none, yet, or is gone."
+  def mark_of(os_pid) do
+    case File.read("/proc/#{os_pid}/environ") do
+      {:ok, environment} -> mark(environment)
+      {:error, _posix} -> nil
+    end
+  end
+
   @doc "All that live and carry the mark of this VM, with the mark of their command. A zombie has no environment."
   def living(vm_mark) do
     needle = "#{@vm}=#{vm_mark}\0"

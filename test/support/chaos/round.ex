@@ -4,7 +4,7 @@ defmodule NetRunner.Test.Chaos.Round do
   # All that is a matter of chance comes from the round's seed.
 
   alias NetRunner.Test.{OS, Victim}
-  alias NetRunner.Test.Chaos.{Kills, Load, Marked, Shapes}
+  alias NetRunner.Test.Chaos.{Kills, Load, Marked, Shapes, Shots}
 
   @commands 1..6
   # Milliseconds from the start of the load to the kill, and how long a command runs if nothing happens.
@@ -13,18 +13,23 @@ defmodule NetRunner.Test.Chaos.Round do
   @kill_timeouts [200, 300]
   # By then everything that must end has ended, or it is a survivor.
   @patience 15_000
-  # How long a VM is stopped that goes on then.
-  @stopped 300
+  # How long a command runs that is there to be aimed at, unless it is told to end.
+  @held 60_000
 
-  @typedoc "What became of it. `ms`: from the kill until nothing was left of what had to end."
+  @typedoc """
+  What became of it. `ms`: from the kill until nothing was left of what had to end; `hit`: what was
+  there to be killed; `missed`: what had ended by itself.
+  """
   @type result :: %{
           kind: atom(),
           seed: integer(),
+          hit: [Kills.target()],
           ms: non_neg_integer() | nil,
           survivors: [String.t()],
           zombies: [String.t()],
           hangs: [String.t()],
           tolerated: non_neg_integer(),
+          missed: [Kills.target()],
           wrong: [String.t()]
         }
 
@@ -34,17 +39,25 @@ defmodule NetRunner.Test.Chaos.Round do
     kinds = Kills.kinds()
     kind = Enum.at(kinds, Integer.mod(seed, length(kinds)))
 
+    targets = kind |> Kills.targets(&:rand.uniform/1) |> Enum.shuffle()
+    entries = for(number <- 1..Enum.random(@commands), do: entry(seed, number))
+
+    held =
+      for({faces, number} <- Enum.with_index(needed(targets)), do: held(entry(seed, "held#{number}"), faces))
+
     %{
       seed: seed,
       kind: kind,
-      targets: kind |> Kills.targets(&:rand.uniform/1) |> Enum.shuffle(),
-      entries: for(number <- 1..Enum.random(@commands), do: entry(seed, number)),
+      targets: targets,
+      entries: Enum.shuffle(entries ++ held),
       moment: Enum.random(@moments),
       pick: :rand.uniform(),
       # Whether the victim has one.
       terminal?: kind == :ctrl_c
     }
   end
+
+  defp needed(targets), do: for(faces when faces != nil <- Enum.map(targets, &Kills.faces/1), do: faces)
 
   defp entry(seed, number) do
     {name, shape} = Enum.random(Enum.sort(Shapes.all()))
@@ -55,43 +68,62 @@ defmodule NetRunner.Test.Chaos.Round do
       shape: name,
       face: face,
       stderr: Enum.random([:consume, :redirect, :disabled] ++ own_stderr(face)),
-      keep: :rand.uniform(6) == 1,
+      # A daemon would leave some at each new start.
+      keep: :rand.uniform(6) == 1 and face != :daemon,
       shutdown: :rand.uniform(2) == 1,
+      held: false,
       ms: Enum.random(@lives),
       kill_timeout: Enum.random(@kill_timeouts)
     }
   end
 
+  # So that there is somebody to aim at, whenever it is: but for this it is as good as any other.
+  defp held(entry, faces) do
+    face = Enum.random(faces)
+    stderr = Enum.random([:consume, :redirect, :disabled] ++ own_stderr(face))
+    shape = Enum.random(Shapes.lasting())
+    %{entry | shape: shape, face: face, stderr: stderr, keep: false, held: true, ms: @held}
+  end
+
   defp own_stderr(:stream), do: [:stream]
   defp own_stderr(:process), do: [:pipe]
+  defp own_stderr(:daemon), do: [:pipe]
   defp own_stderr(_run_or_capture), do: [:capture]
 
   @doc "Plays it, in a victim of `Chaos.victim/2`."
   @spec play(map(), Victim.t(), String.t()) :: result()
   def play(plan, victim, vm_mark) do
     result = Map.merge(Map.take(plan, [:kind, :seed]), empty())
-    round = %{plan: plan, victim: victim, vm_mark: vm_mark, result: result, seen: MapSet.new(), commands: []}
+
+    round = %{
+      plan: plan,
+      victim: victim,
+      vm_mark: vm_mark,
+      result: result,
+      seen: MapSet.new(),
+      commands: [],
+      # Fork servers that are.
+      stopped: []
+    }
+
     :loaded = ask(victim, {:load, plan.entries})
-    round = round |> await_moment() |> look()
-    {must_end, t0, round} = kill(round)
+    {must_end, t0, round} = round |> await_moment() |> kill()
 
     cond do
+      # It is played again.
+      round.result.missed != [] -> round.result
       # All of it: the VM, the fork server, shepherds and commands.
-      Kills.vm_ends?(plan.targets) ->
-        await_gone(round, t0, fn _one -> true end).result
-
-      must_end == [] ->
-        round |> settle() |> census() |> Map.fetch!(:result)
-
-      plan.kind == :double_fault ->
-        round |> await_commands(t0, must_end) |> settle() |> census() |> Map.fetch!(:result)
-
-      true ->
-        round |> await_gone(t0, &(&1.mark in must_end)) |> settle() |> census() |> Map.fetch!(:result)
+      Kills.vm_ends?(plan.targets) -> round |> await_all_gone(t0) |> Map.fetch!(:result)
+      plan.kind == :double_fault -> round |> await_commands(t0, must_end) |> settle() |> end_of_round()
+      must_end == [] -> round |> settle() |> end_of_round()
+      true -> round |> await_gone(t0, &Marked.of?(&1.mark, must_end)) |> settle() |> end_of_round()
     end
   end
 
-  defp empty, do: %{ms: nil, survivors: [], zombies: [], hangs: [], tolerated: 0, wrong: []}
+  defp end_of_round(round), do: census(round).result
+
+  defp empty,
+    do: %{ms: nil, survivors: [], zombies: [], hangs: [], tolerated: 0, hit: [], missed: [], wrong: []}
 
   # The moment is what this suite is about: this is no waiting for something.
   defp await_moment(%{plan: plan} = round) do
@@ -104,152 +136,62 @@ defmodule NetRunner.Test.Chaos.Round do
   # -- kills -------------------------------------------------------------------------------------------
 
   # The marks of the commands that must end by it; when it was.
-  defp kill(%{plan: %{targets: targets} = plan} = round) do
-    {round, victims} = Enum.reduce(targets, {round, []}, &aim/2)
-    inside = for target <- targets, Kills.inside?(target), do: {target, plan.pick}
+  defp kill(%{plan: %{targets: targets, pick: pick}} = round) do
+    {inside, outside} = Enum.split_with(targets, &Kills.inside?/1)
+    {round, shots} = aim(round, inside, outside, now())
     t0 = now()
     # Which comes first is a matter of chance.
-    if plan.pick < 0.5, do: shoot(victims, round)
-    if inside != [], do: Victim.tell(round.victim, Load.encode({:kill, inside}))
-    if plan.pick >= 0.5, do: shoot(victims, round)
-    aimed = for {_signal, _os_pid, marks} <- victims, mark <- marks, do: mark
+    early = if pick < 0.5, do: Shots.shoot(shots, round.victim), else: []
+    if inside != [], do: Victim.tell(round.victim, Load.encode(:fire))
+    late = if pick >= 0.5, do: Shots.shoot(shots, round.victim), else: []
+    marks = for shot <- shots, mark <- shot.marks, do: mark
 
-    # A VM that is killed may answer or not.
-    if inside == [] or Kills.vm_ends?(targets) do
-      {aimed, t0, round}
-    else
-      {:killed, marks} = answer(round.victim)
-      {Enum.uniq(aimed ++ marks), t0, round}
-    end
+    {hit, marks} =
+      cond do
+        inside == [] ->
+          {[], marks}
+
+        # It may answer or not: that there was something to be killed has to do.
+        Kills.vm_ends?(targets) ->
+          {inside, marks}
+
+        true ->
+          {:killed, hit, more} = answer(round.victim)
+          {hit, Enum.uniq(marks ++ more)}
+      end
+
+    commands = for %{commands: commands} <- shots, command <- commands, do: command
+    stopped = for %{target: :stopped_fork_server, os_pid: os_pid} <- shots, do: os_pid
+    # It ends by NetRunner's hand when its command is to end, which has to come.
+    if :stopped_shepherd in targets and not Kills.vm_ends?(targets),
+      do: :released = ask(round.victim, :release)
+
+    hit = early ++ late ++ hit
+    result = %{round.result | hit: hit, missed: targets -- hit}
+    {marks, t0, %{round | commands: commands, stopped: stopped, result: result}}
   end
 
-  # What is done to whom, and the marks of the commands that must end by it.
-  defp aim(target, {round, victims}) do
-    vm = round.victim.os_pid
+  # Until there is somebody to aim at: the commands may not have started yet.
+  defp aim(round, inside, outside, since) do
+    {:missing, missing} =
+      if inside == [], do: {:missing, []}, else: ask(round.victim, {:aim, inside, round.plan.pick})
 
-    case target do
-      :fork_server ->
-        {round, for(one <- fork_servers(vm), do: {"KILL", one.os_pid, []}) ++ victims}
-
-      # The command has to be known, for it has to die.
-      :shepherd when round.plan.kind == :double_fault ->
-        {shot, commands, round} = shepherd_and_commands(round)
-        {%{round | commands: commands}, shot ++ victims}
-
-      :shepherd ->
-        {round, shepherd("KILL", round, shepherds(vm)) ++ victims}
-
-      :stopped_shepherd ->
-        {round,
-         shepherd("STOP", round, Enum.reject(shepherds(round.victim.os_pid), &keeps?(&1, round))) ++ victims}
-
-      :vm ->
-        {round, [{"KILL", vm, []} | victims]}
-
-      :crash ->
-        {round, [{"SEGV", vm, []} | victims]}
-
-      :sigterm ->
-        {round, [{"TERM", vm, []} | victims]}
-
-      stopped when stopped in [:stopped_vm_continued, :stopped_vm_killed] ->
-        {round, [{"STOP", vm, []} | victims]}
-
-      :halt ->
-        {round, [{:end, :halt, []} | victims]}
-
-      :abort ->
-        {round, [{:end, :abort, []} | victims]}
-
-      :system_stop ->
-        {round, [{:end, :stop, []} | victims]}
-
-      :ctrl_c ->
-        {round, [{:ctrl_c, nil, []} | victims]}
-
-      _inside ->
-        {round, victims}
-    end
-  end
-
-  defp fork_servers(vm), do: Enum.filter(OS.children(vm), &(&1.name == "shepherd"))
-
-  # Those that have a command, with its processes.
-  defp shepherds(vm) do
-    for server <- fork_servers(vm),
-        one <- OS.children(server.os_pid),
-        one.name == "shepherd",
-        [_ | _] = children <- [OS.children(one.os_pid)],
-        do: {one, children}
-  end
-
-  # Whose command has exited, and left what may go on as long as the VM.
-  defp keeps?({_shepherd, children}, round) do
-    kept = for %{keep: true, mark: mark} <- round.plan.entries, do: mark
-    marks = for child <- children, seen <- round.seen, seen.os_pid == child.os_pid, do: seen.mark
-    Enum.any?(children, &(&1.state == "Z")) and Enum.any?(marks, &(&1 in kept))
-  end
-
-  defp shepherd(signal, round, shepherds) do
-    case Load.pick(shepherds, round.plan.pick) do
-      nil ->
-        []
-
-      {one, children} ->
-        marks =
-          for child <- children, seen <- round.seen, seen.os_pid == child.os_pid, seen.mark, do: seen.mark
-
-        [{signal, one.os_pid, Enum.uniq(marks)}]
-    end
-  end
-
-  defp shepherd_and_commands(round) do
-    candidates = shepherds(round.victim.os_pid)
-    # Those that run have their marks.
     round = look(round)
-    running = ask(round.victim, :running)
-    shot = shepherd("KILL", round, candidates)
-    children = for {_signal, os_pid, _marks} <- shot, child <- OS.children(os_pid), do: child
-    {shot, for(child <- children, child.os_pid in running, do: {child.os_pid, child.start}), round}
-  end
+    shots = Enum.map(outside, &{&1, Shots.aim(&1, round)})
 
-  defp shoot(victims, round) do
-    for {:end, how, _marks} <- victims, do: Victim.tell(round.victim, Load.encode({:end, how}))
-    for {:ctrl_c, _none, _marks} <- victims, do: ctrl_c(round.victim)
+    cond do
+      missing == [] and Enum.all?(shots, fn {_target, shots} -> shots != [] end) ->
+        {round, Enum.flat_map(shots, &elem(&1, 1))}
 
-    by_signal =
-      Enum.group_by(for({s, p, _} when is_binary(s) <- victims, do: {s, p}), &elem(&1, 0), &elem(&1, 1))
+      now() - since > @patience ->
+        raise "there was nobody to aim at: #{inspect(missing ++ for({target, []} <- shots, do: target))}"
 
-    for {signal, os_pids} <- by_signal, do: signal(os_pids, signal)
-
-    case round.plan.kind do
-      :stopped_vm_continued -> after_a_while(fn -> signal([round.victim.os_pid], "CONT") end)
-      :stopped_vm_killed -> after_a_while(fn -> signal([round.victim.os_pid], "KILL") end)
-      _other -> :ok
+      true ->
+        receive do
+        after
+          10 -> aim(round, inside, outside, since)
+        end
     end
-  end
-
-  # The first one stops the VM and asks what is to be done, the second one ends it.
-  defp ctrl_c(victim) do
-    Victim.type(victim, "\x03")
-    await_text(victim, "BREAK")
-    Victim.type(victim, "\x03")
-  end
-
-  defp await_text(victim, text), do: Victim.line(victim) =~ text || await_text(victim, text)
-
-  defp after_a_while(fun) do
-    receive do
-    after
-      @stopped -> fun.()
-    end
-  end
-
-  # As OS.kill/2, but some may have ended by now.
-  defp signal(os_pids, signal) do
-    System.cmd("sh", ["-c", "kill -s \"$0\" \"$@\"", signal | Enum.map(os_pids, &to_string/1)],
-      stderr_to_stdout: true
-    )
   end
 
   # -- what is left ------------------------------------------------------------------------------------
@@ -260,8 +202,27 @@ defmodule NetRunner.Test.Chaos.Round do
     %{round | seen: MapSet.union(round.seen, MapSet.new(living, &Map.take(&1, [:os_pid, :start, :mark])))}
   end
 
+  # A fork server that is stopped stays when the VM ends, and its shepherds, which it cannot reap; when it is
+  # continued nothing is left.
+  defp await_all_gone(%{stopped: [_ | _] = stopped} = round, t0) do
+    %{result: result} = round = await_gone(round, t0, &(&1.os_pid not in stopped))
+    states = Enum.map(stopped, &OS.state/1)
+    Shots.signal(for os_pid <- stopped, do: {"CONT", os_pid})
+    round = await_all_gone(%{round | stopped: []}, now())
+
+    # That comes first.
+    case {result.survivors, Enum.uniq(states)} do
+      {[], ["T"]} -> put_in(round.result.ms, result.ms)
+      {[], _other} -> put_in(round.result.wrong, ["the stopped fork server is #{inspect(states)}"])
+      _survivors -> %{round | result: result}
+    end
+  end
+
+  defp await_all_gone(round, t0), do: await_gone(round, t0, fn _one -> true end)
+
   # Waits until none of those is left; says how long it took since `t0`, or who survives.
   defp await_gone(round, t0, of?) do
+    looked = now()
     living = Enum.filter(Marked.living(round.vm_mark), of?)
     zombies = zombies(round, of?)
 
@@ -273,9 +234,10 @@ defmodule NetRunner.Test.Chaos.Round do
         left(round, living, zombies)
 
       true ->
+        # A look at all processes of the system is work: others are to have half of the time.
         receive do
         after
-          5 -> :ok
+          max(now() - looked, 5) -> :ok
         end
 
         seen = MapSet.new(living, &Map.take(&1, [:os_pid, :start, :mark]))
@@ -284,7 +246,7 @@ defmodule NetRunner.Test.Chaos.Round do
   end
 
   # The double fault: the command itself dies by the kernel's hand; its descendants may live, and are ended here.
-  defp await_commands(round, t0, must_end) do
+  defp await_commands(%{commands: [_ | _]} = round, t0, must_end) do
     alive =
       for {os_pid, start} <- round.commands,
           %{start: ^start, state: state} = stat when state != "Z" <- [OS.stat(os_pid)],
@@ -292,8 +254,12 @@ defmodule NetRunner.Test.Chaos.Round do
 
     cond do
       alive == [] ->
-        left = Enum.filter(Marked.living(round.vm_mark), &(&1.mark in must_end))
-        OS.eventually(fn -> end_all(Enum.filter(Marked.living(round.vm_mark), &(&1.mark in must_end))) end)
+        left = Enum.filter(Marked.living(round.vm_mark), &Marked.of?(&1.mark, must_end))
+
+        OS.eventually(fn ->
+          end_all(Enum.filter(Marked.living(round.vm_mark), &Marked.of?(&1.mark, must_end)))
+        end)
+
         %{round | result: %{round.result | ms: now() - t0, tolerated: length(left)}}
 
       now() - t0 > @patience ->
@@ -313,7 +279,8 @@ defmodule NetRunner.Test.Chaos.Round do
   end
 
   defp zombies(round, of?) do
-    Marked.zombies(for one <- round.seen, of?.(one), do: {one.os_pid, one.start})
+    zombies = Marked.zombies(for one <- round.seen, of?.(one), do: {one.os_pid, one.start})
+    Enum.reject(zombies, &(&1.parent in round.stopped))
   end
 
   defp left(round, living, zombies) do
@@ -329,6 +296,7 @@ defmodule NetRunner.Test.Chaos.Round do
   # -- the VM goes on ----------------------------------------------------------------------------------
 
   defp settle(round) do
+    :released = ask(round.victim, :release)
     {:settled, results, again} = ask(round.victim, {:settle, Kills.disturbs?(round.plan.targets)}, 120_000)
     t0 = now()
     hangs = for {entry, {:hangs, stack}} <- results, do: inspect({entry, stack}, limit: :infinity)

@@ -48,7 +48,10 @@ defmodule NetRunner.Test.Chaos.Shapes do
   def cgroup, do: "nr_chaos_#{:erlang.phash2(File.cwd!())}"
 
   @doc "How a command can be started."
-  def faces, do: [:run, :capture, :stream, :process]
+  def faces, do: [:run, :capture, :stream, :process, :daemon]
+
+  @doc "Those that do not end by themselves, and do not fill the memory of who collects their output."
+  def lasting, do: [:plain, :tree, :setsid, :daemon, :traps_term, :everything, :stopped_child]
 
   defp sh(script), do: ["sh", "-c", script]
   defp perl(script), do: ["perl", "-e", script]
