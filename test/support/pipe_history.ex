@@ -8,6 +8,7 @@ defmodule NetRunner.Test.PipeHistory do
 
   import ExUnit.Assertions
 
+  alias NetRunner.{Nif, Table}
   alias NetRunner.Process, as: Proc
   alias NetRunner.Test.{PipeModel, Puppet}
 
@@ -61,6 +62,8 @@ defmodule NetRunner.Test.PipeHistory do
   @spec live([step()]) :: :ok
   def live(steps) do
     puppet = Puppet.start()
+    # It counts on when nobody is left to be asked for statistics.
+    {:ok, stdin} = Table.pipe(puppet.p, :stdin)
     answers = Task.async(fn -> collect(puppet, []) end)
 
     life = %{
@@ -78,7 +81,8 @@ defmodule NetRunner.Test.PipeHistory do
     answers = Task.await(answers, 30_000)
     Puppet.close(puppet)
     assert :ok = Proc.stop(puppet.p)
-    check(life, results, answers, status, stats)
+    {_out, _reads, bytes_in, _writes} = Nif.counters(stdin)
+    check(life, results, answers, status, stats, bytes_in)
     :ok
   end
 
@@ -196,8 +200,9 @@ defmodule NetRunner.Test.PipeHistory do
 
   # -- checking ----------------------------------------------------------------------------------------
 
-  defp check(life, results, answers, status, stats) do
+  defp check(life, results, answers, status, stats, bytes_in) do
     {stats, [more_out, more_err]} = stats || {nil, [[], []]}
+    if stats, do: assert(stats.bytes_in == bytes_in)
     ended? = stats == nil
     past = if match?({:kill, _}, status), do: [{:kill, :sigkill} | life.past], else: life.past
     orders = Enum.reverse(life.orders)
@@ -215,7 +220,8 @@ defmodule NetRunner.Test.PipeHistory do
       received: for({{:order, :read, _count}, answer} <- open, do: answer),
       to_end?:
         Enum.any?(open, fn {order, answer} -> match?({_, :read, n} when byte_size(answer) < n, order) end),
-      bytes_in: stats && stats.bytes_in
+      unanswered: unanswered(orders, status, answers),
+      bytes_in: bytes_in
     })
 
     for {name, fd, more, counted} <- [
@@ -237,6 +243,16 @@ defmodule NetRunner.Test.PipeHistory do
     if stats do
       all = reads_of(:stdout, results) ++ reads_of(:stderr, results) ++ more_out ++ more_err
       assert stats.read_count == Enum.count(all, &match?({_max, {:ok, _chunk}}, &1))
+    end
+  end
+
+  # How much the command may have read when it ended, without having said so.
+  defp unanswered(orders, status, answers) do
+    last = if match?({:complete, _status}, status), do: [{:order, :read, @everything}], else: []
+
+    case Enum.at(orders ++ last, length(answers)) do
+      {:order, :read, count} -> count
+      _other -> 0
     end
   end
 

@@ -7,7 +7,7 @@ defmodule NetRunner.Test.PipeModel do
   #
   # * What went into stdin is the writes one after the other, up to one that failed, of which a part did;
   #   `bytes_in` of the statistics is exactly its length. The command reads the beginning of that, all of it if
-  #   it reads to the end.
+  #   it reads to the end, and all but what a pipe holds.
   # * What readers got is, in the order in which they asked, the beginning of what the command has written, and
   #   all of it if one of them was told `:eof`.
   # * A result is one of those that what was done before allows.
@@ -16,11 +16,14 @@ defmodule NetRunner.Test.PipeModel do
 
   alias NetRunner.Test.Puppet
 
+  # What a pipe holds (pipe(7)).
+  @pipe 65_536
+
   @doc """
   `writes`: `{bytes, result}` in order of acceptance. `received`: what the command has read, in order;
-  `to_end?`: up to the end of file. `bytes_in`: of the statistics, nil if there are none.
+  `to_end?`: up to the end of file; `unanswered`: how much more it may have read. `bytes_in`: as it was counted.
   """
-  def check_stdin(%{writes: writes, received: received, to_end?: to_end?, bytes_in: bytes_in}) do
+  def check_stdin(%{writes: writes, received: received, to_end?: to_end?, bytes_in: bytes_in} = history) do
     received = IO.iodata_to_binary(received)
     {done, rest} = Enum.split_while(writes, fn {_bytes, result} -> result == :ok end)
     whole = done |> Enum.map(&elem(&1, 0)) |> IO.iodata_to_binary()
@@ -31,8 +34,10 @@ defmodule NetRunner.Test.PipeModel do
              "a write succeeded after another had failed: #{inspect(results(writes))}"
     end
 
-    # Where nobody is left to be asked, it is what was received.
-    bytes_in = bytes_in || max(byte_size(whole), byte_size(received))
+    # The rest of what was written is in the pipe, or was when it was closed.
+    assert bytes_in <= byte_size(received) + history.unanswered + @pipe,
+           "bytes_in is #{bytes_in}, and #{byte_size(received)} were received"
+
     part = bytes_in - byte_size(whole)
     assert part >= 0, "bytes_in is #{bytes_in}, and #{byte_size(whole)} were written"
 

@@ -137,6 +137,25 @@ defmodule NetRunner.System.ModelTest do
       nobody_who_reads_and_a_kill: [{:order, :write, 1, @mib}, {:kill, :sigterm}, :write, :complete]
     ]
 
+    # What the sizes of the other tests leave out in their fast part.
+    test "sizes_at_which_something_changes", %{census: census} do
+      for n <- [0, 2, @mib - 1, @mib, @mib + 1], ending <- [:complete, :stop] do
+        write = {:write, PipeHistory.bytes(n)}
+
+        for steps <- [
+              # All of it, to the byte; and what comes behind it.
+              [write, {:order, :read, n}, {:write, "x"}],
+              # All but the last byte, of which there is none.
+              [write, {:order, :read, max(n - 1, 0)}, {:order, :close, 0}],
+              [write, write, :close_stdin, {:order, :read, n}],
+              [{:order, :write, 1, n}, {:read, max(n, 1)}, {:order, :write, 2, n}, {:read_stderr, max(n, 1)}]
+            ],
+            do: assert(:ok = PipeHistory.live(steps ++ [ending]))
+      end
+
+      Census.assert_unchanged(census)
+    end
+
     for {name, steps} <- @histories do
       test "#{name}", %{census: census} do
         for _ <- 1..soak(2, 100) do
