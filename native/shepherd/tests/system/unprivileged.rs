@@ -2,7 +2,6 @@
 //! so where they cannot.
 
 use std::fs;
-use std::io::Write as _;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::process::Command;
 
@@ -14,15 +13,6 @@ use crate::support::*;
 /// A user of this test file alone: limits on processes count all that a user has.
 const USER: u32 = 64_123;
 const TRY_AGAIN: i32 = 11;
-
-fn is_root() -> bool {
-    let is_root = rustix::process::geteuid().is_root();
-    if !is_root {
-        // Not eprintln!, which is kept back for tests that pass.
-        let _ = writeln!(std::io::stderr(), "skipped: only root can become another user");
-    }
-    is_root
-}
 
 /// A fork server of another user, from a copy that this user can reach; and a set-user-ID fixture beside it.
 fn start(scratch: &Scratch, user: u32, most_processes: u32) -> (ForkServer, String) {
@@ -77,7 +67,7 @@ fn what_cannot_be_killed_is_reported_and_awaited() {
     let mut session = fork_server.run(command);
     let os_pid = session.started();
     if stdout.line() != "ready" {
-        eprintln!("skipped: the file system of {} knows no set-user-ID", scratch.0.display());
+        skipped(&format!("the file system of {} knows no set-user-ID", scratch.0.display()));
         return;
     }
     session.send(&Request::Signal(15));
