@@ -56,16 +56,4 @@ defmodule NetRunner.Test.OddHome do
     true = length(commands) == Tree.size()
     for %{os_pid: os_pid, start: start} <- commands, do: {os_pid, start}
   end
-
-  @doc "Nil where this shell command succeeds; else why a test is skipped, which is said aloud, too."
-  def skip_unless(command, why) do
-    case System.cmd("sh", ["-c", command], stderr_to_stdout: true) do
-      {_, 0} ->
-        nil
-
-      {output, _status} ->
-        IO.puts(:stderr, String.trim("skipped: #{why}. #{output}"))
-        why
-    end
-  end
 end

@@ -12,7 +12,7 @@ defmodule NetRunner.Test.SystemCase do
       import NetRunner.Test.SystemCase
 
       alias NetRunner.Process, as: Proc
-      alias NetRunner.Test.{Census, Mailbox, OS, Tell, Tree, Victim}
+      alias NetRunner.Test.{Census, Mailbox, OS, Skip, Tell, Tree, Victim}
 
       @moduletag :system
       # Rather the name of the test that hangs than a suite that hangs.

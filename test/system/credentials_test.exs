@@ -3,8 +3,7 @@ defmodule NetRunner.System.CredentialsTest do
   # :user, :group and :groups, as the kernel shows them. Most of it takes root's rights.
   use NetRunner.Test.SystemCase, async: false
 
-  @is_root System.cmd("id", ["-u"]) == {"0\n", 0}
-  @moduletag skip: if(not @is_root, do: "only root can become another user")
+  @moduletag skip: Skip.unless_root("only root can become another user")
 
   # A user and a group that no table names.
   @nameless 64_301
@@ -241,7 +240,7 @@ defmodule NetRunner.System.CredentialsTest do
   end
 
   describe "without root's rights" do
-    @tag skip: if(@is_root, do: "root may")
+    @tag skip: Skip.if_root("root may")
     test "eperm" do
       assert {:error, {:credentials, :eperm}} = NetRunner.run(~w(true), user: "root", cd: "/")
       assert {:error, {:credentials, :eperm}} = NetRunner.run(~w(true), user: @nameless, group: 7, cd: "/")

@@ -119,8 +119,7 @@ defmodule NetRunner.System.ForkBombTest do
   describe "all of them fork as often as they can, up to RLIMIT_NPROC" do
     @limit 200
 
-    unless File.stat!("/proc/self").uid == 0,
-      do: @describetag(skip: "only root can become a user that has no other processes")
+    @describetag skip: Skip.unless_root("only root can become a user that has no other processes")
 
     test "in one group", context do
       {server, processes} = explode(bomb("tree", "#{@limit}", nil), 1, @limit, context)

@@ -106,8 +106,8 @@ defmodule NetRunner.System.OddHomesTest do
     end
   end
 
-  @root OddHome.skip_unless("test $(id -u) = 0", "only root can make namespaces")
-  @namespaces @root || OddHome.skip_unless("unshare --mount --pid --fork --mount-proc true", "no namespaces")
+  @root Skip.unless_root("only root can make namespaces")
+  @namespaces @root || Skip.unless_command("unshare --mount --pid --fork --mount-proc true", "no namespaces")
 
   describe "a PID namespace" do
     @describetag skip: @namespaces
@@ -160,12 +160,7 @@ defmodule NetRunner.System.OddHomesTest do
       assert_nothing_survives(victim, [:proc], &OddHome.tree/1)
     end
 
-    @tag skip:
-           @namespaces ||
-             OddHome.skip_unless(
-               "setpriv --reuid 64322 --clear-groups test -r #{Application.app_dir(:net_runner, "priv/shepherd")}",
-               "no other user can read what has been built"
-             )
+    @tag skip: @namespaces || Skip.unless_other_user()
     test "hides the processes of others (hidepid=2) from a user without privileges, who has no name and no home" do
       hide = "mount -t proc -o hidepid=2 proc /proc"
       become = "setpriv --reuid 64322 --regid 64322 --clear-groups env -u HOME"

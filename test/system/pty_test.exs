@@ -49,12 +49,7 @@ defmodule NetRunner.System.PtyTest do
       :ok = NetRunner.Daemon.stop(daemon)
     end
 
-    @tag skip:
-           if(
-             System.get_env("USER") != "root" and :os.type() == {:unix, :linux} and
-               elem(System.cmd("id", ["-u"]), 0) != "0\n",
-             do: "needs root"
-           )
+    @tag skip: Skip.unless_root("only root can become another user")
     test "another user may open it" do
       assert {"again\r\n", 0} = NetRunner.run(sh("echo again > $(tty)"), pty: true, user: "nobody", cd: "/")
     end

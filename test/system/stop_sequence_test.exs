@@ -188,9 +188,7 @@ defmodule NetRunner.System.StopSequenceTest do
   end
 
   # A program of another user, which holds stdout: the output has no end by itself.
-  @tag if File.stat!("/proc/self").uid == 0,
-         do: [],
-         else: [skip: "only root can start a VM of another user, and a program that is root again"]
+  @tag skip: Skip.unless_other_user()
   test "what cannot be killed is the result five seconds after SIGKILL, and does not hang the caller" do
     directory = tmp_dir()
     fixture = Path.join(directory, "fixture")
