@@ -589,10 +589,11 @@ defmodule NetRunner.System.DeathTest do
 
       stopped = stop_idle_shepherds()
 
-      for _shepherd <- stopped do
-        assert {:error, :shepherd_died} = NetRunner.run(["sleep", "1000"], timeout: 300, kill_timeout: 200)
-      end
+      runs =
+        for _ <- stopped,
+            do: Task.async(fn -> NetRunner.run(~w(sleep 1000), timeout: 300, kill_timeout: 200) end)
 
+      assert [{:error, :shepherd_died}] = runs |> Task.await_many(60_000) |> Enum.uniq()
       OS.await_gone(stopped)
       assert {"works\n", 0} = NetRunner.run(~w(echo works))
     end
@@ -606,13 +607,17 @@ defmodule NetRunner.System.DeathTest do
     end
 
     test "hangs: shutdown, stop and a dead owner get through" do
-      for call <- [&Proc.shutdown/1, &Proc.stop/1, fn p -> Process.exit(p, :kill) end] do
+      [&Proc.shutdown/1, &Proc.stop/1, fn p -> Process.exit(p, :kill) end]
+      |> Enum.map(fn call ->
         {p, tree, shepherd} = start_tree(kill_timeout: 300)
         OS.kill(elem(shepherd, 0), "STOP")
-        call.(p)
-        OS.await_gone([shepherd | tree])
+        {Task.async(fn -> call.(p) end), p, [shepherd | tree]}
+      end)
+      |> Enum.each(fn {call, p, all} ->
+        OS.await_gone(all)
+        Task.await(call, 60_000)
         Proc.stop(p)
-      end
+      end)
     end
   end
 
