@@ -1,22 +1,29 @@
-//! What the machine itself takes, without any VM: the limit that NetRunner is compared with.
+//! What the machine itself takes, without any VM: the limit that NetRunner is compared with. Prints numbers only;
+//! times are nanoseconds.
 //!
-//! `floor spawn COUNT PROGRAM` starts PROGRAM with no input and waits for it, COUNT times, and prints the
-//! nanoseconds of each on a line. std uses posix_spawn(3) here: no `pre_exec`, no uid, no chdir.
-//! `floor read SIZE PROGRAM ARGS…` reads the program's stdout in pieces of at most SIZE bytes to its end,
-//! and prints the bytes and the nanoseconds.
+//! | `floor …` | prints |
+//! | --- | --- |
+//! | `spawn COUNT PROGRAM` | of each posix_spawn(3) + wait, on a line of its own |
+//! | `workers WORKERS COUNT PROGRAM` | of COUNT of these in each of so many threads, all together |
+//! | `hold COUNT PROGRAM` | until COUNT copies that run at the same time have sent a byte back |
+//! | `read SIZE PROGRAM ARGS…` | bytes, and time, of the program's stdout, in reads of at most SIZE |
+//! | `copy SIZE BYTES PROGRAM ARGS…` | the same, with so many bytes written to its stdin meanwhile |
+//! | `ping COUNT PROGRAM ARGS…` | of each byte that goes to the program and comes back, on a line of its own |
+//! | `terminal SIZE PROGRAM ARGS…` | as `read`, from a terminal |
+//! | `pipes PID` | how many pipes the process has open, and the sum of their capacities in bytes |
 
-use std::io::{Read, Write};
-use std::process::{Command, ExitCode, Stdio};
-use std::time::Instant;
+mod data;
+mod pipes;
+mod spawn;
+
+use std::io::Error;
+use std::process::ExitCode;
+
+type Result<T = ()> = std::io::Result<T>;
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
-    let result = match args.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
-        ["spawn", count, program] => number(count).and_then(|count| spawn(count, program)),
-        ["read", size, program, rest @ ..] => number(size).and_then(|size| read(size, program, rest)),
-        _ => Err(std::io::Error::other("usage: floor spawn COUNT PROGRAM | floor read SIZE PROGRAM ARGS…")),
-    };
-    match result {
+    match run(&args.iter().map(String::as_str).collect::<Vec<_>>()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("floor: {error}");
@@ -25,37 +32,22 @@ fn main() -> ExitCode {
     }
 }
 
-fn number(text: &str) -> std::io::Result<usize> {
-    text.parse().map_err(std::io::Error::other)
+fn run(args: &[&str]) -> Result {
+    match *args {
+        ["spawn", count, program] => spawn::one_by_one(number(count)?, program),
+        ["workers", workers, count, program] => spawn::workers(number(workers)?, number(count)?, program),
+        ["hold", count, program] => spawn::hold(number(count)?, program),
+        ["read", size, program, ref rest @ ..] => data::read(number(size)?, program, rest),
+        ["copy", size, bytes, program, ref rest @ ..] => {
+            data::copy(number(size)?, number(bytes)?, program, rest)
+        }
+        ["ping", count, program, ref rest @ ..] => data::ping(number(count)?, program, rest),
+        ["terminal", size, program, ref rest @ ..] => data::terminal(number(size)?, program, rest),
+        ["pipes", pid] => pipes::count(pid),
+        _ => Err(Error::other("there is no such measurement, or not with these arguments")),
+    }
 }
 
-fn spawn(count: usize, program: &str) -> std::io::Result<()> {
-    let mut out = std::io::stdout().lock();
-    for _ in 0..count {
-        let start = Instant::now();
-        let status = Command::new(program).stdin(Stdio::null()).stdout(Stdio::null()).status()?;
-        let nanoseconds = start.elapsed().as_nanos();
-        if !status.success() {
-            return Err(std::io::Error::other(format!("{program}: {status}")));
-        }
-        writeln!(out, "{nanoseconds}")?;
-    }
-    Ok(())
-}
-
-fn read(size: usize, program: &str, args: &[&str]) -> std::io::Result<()> {
-    let start = Instant::now();
-    let mut child = Command::new(program).args(args).stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?;
-    let mut stdout = child.stdout.take().ok_or_else(|| std::io::Error::other("no stdout"))?;
-    let mut buffer = vec![0; size];
-    let mut total = 0;
-    loop {
-        match stdout.read(&mut buffer)? {
-            0 => break,
-            count => total += count,
-        }
-    }
-    child.wait()?;
-    println!("{total} {}", start.elapsed().as_nanos());
-    Ok(())
+fn number(text: &str) -> Result<usize> {
+    text.parse().map_err(Error::other)
 }
