@@ -2,13 +2,29 @@ defmodule Bench.Machine do
   # What the numbers were measured on.
 
   def describe do
-    """
-    machine   #{cpu()}, #{System.schedulers_online()} schedulers, #{memory()}
-    system    #{system()}, load #{load()}
-    versions  NetRunner #{version()}, Elixir #{System.version()}, OTP #{System.otp_release()}, #{line("rustc", ["--version"])}
-    """
-    |> String.trim_trailing()
+    %{
+      cpu: cpu(),
+      schedulers: System.schedulers_online(),
+      memory: memory(),
+      system: line("uname", ["-srm"]),
+      load: load(),
+      pipe_pages: file("/proc/sys/fs/pipe-user-pages-soft"),
+      net_runner: version(),
+      elixir: System.version(),
+      otp: System.otp_release(),
+      rustc: line("rustc", ["--version"])
+    }
   end
+
+  def format(machine) do
+    """
+    machine   #{machine.cpu}, #{machine.schedulers} schedulers, #{machine.memory}
+    system    #{machine.system}, load #{machine.load}, pipe-user-pages-soft #{machine.pipe_pages}
+    versions  NetRunner #{machine.net_runner}, Elixir #{machine.elixir}, OTP #{machine.otp}, #{machine.rustc}
+    """
+  end
+
+  def load, do: field("/proc/loadavg", ~r/^(\S+ \S+ \S+)/) || "unknown"
 
   defp version do
     commit = line("git", ["describe", "--always", "--dirty", "--abbrev=10"])
@@ -27,9 +43,7 @@ defmodule Bench.Machine do
     end
   end
 
-  defp system, do: line("uname", ["-srm"])
-
-  defp load, do: field("/proc/loadavg", ~r/^(\S+ \S+ \S+)/) || "unknown"
+  defp file(path), do: field(path, ~r/^(\S+)/) || "unknown"
 
   defp field(file, regex) do
     with {:ok, text} <- File.read(file), [_, value] <- Regex.run(regex, text) do

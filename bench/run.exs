@@ -1,13 +1,55 @@
-# Runs the cases of bench/cases, or those that are named, and prints a table for each: see bin/bench.
+# Runs the cases of bench/cases, or those that are named, and prints their tables and the budgets: see bin/bench.
 
 directory = __DIR__
-for file <- ~w(measure machine table), do: Code.require_file("#{file}.exs", directory)
+
+for file <- ~w(usage measure machine budgets table results rivals guest case),
+    do: Code.require_file("#{file}.exs", directory)
+
+alias Bench.{Budgets, Guest, Machine, Measure, Results, Table}
+
+{options, names} =
+  case OptionParser.parse(System.argv(), strict: [compare: :boolean, list: :boolean, results: :string]) do
+    {options, names, []} ->
+      {options, names}
+
+    {_options, _names, invalid} ->
+      raise "unknown: #{inspect(invalid)}.\nExpected: --results DIRECTORY, --list, --compare A B"
+  end
+
+if options[:compare] do
+  case names do
+    [before, now] -> IO.puts(Results.compare(before, now))
+    _ -> raise "--compare takes two files of results.\nGot: #{inspect(names)}"
+  end
+
+  System.halt(0)
+end
+
+mode = System.get_env("NETRUNNER_BENCH", "full")
+gibibyte = 1024 * 1024 * 1024
+flat = with bytes when bytes != nil <- System.get_env("NETRUNNER_BENCH_BYTES"), do: String.to_integer(bytes)
 
 settings =
-  case System.get_env("NETRUNNER_BENCH", "full") do
-    "full" -> %{spawns: 2_000, bytes: 1024 * 1024 * 1024, rounds: 9}
-    "quick" -> %{spawns: 200, bytes: 64 * 1024 * 1024, rounds: 3}
-    other -> raise "NETRUNNER_BENCH is #{inspect(other)}.\nExpected: full or quick"
+  case mode do
+    # spawns: commands one after the other; batch: of each turn of those at a time; pings: bytes of each turn;
+    # lines: of seq; flat: bytes of the one long stream; idle: seconds
+    "full" ->
+      %{rounds: 9, spawns: 2_000, batch: 640, bytes: gibibyte, terminal: div(gibibyte, 32), lines: 5_000_000}
+      |> Map.merge(%{pings: 10_000, flat: flat || 10 * gibibyte, idle: 5, vms: 15, at_once: 1_000})
+
+    "quick" ->
+      %{
+        rounds: 3,
+        spawns: 200,
+        batch: 64,
+        bytes: div(gibibyte, 16),
+        terminal: div(gibibyte, 256),
+        lines: 250_000
+      }
+      |> Map.merge(%{pings: 1_000, flat: flat || div(gibibyte, 4), idle: 1, vms: 2, at_once: 1_000})
+
+    other ->
+      raise "NETRUNNER_BENCH is #{inspect(other)}.\nExpected: full or quick"
   end
   |> Map.put(:floor, System.fetch_env!("NETRUNNER_FLOOR"))
 
@@ -16,18 +58,47 @@ cases =
     {Path.basename(file, ".exs"), file}
   end
 
-names = if System.argv() == [], do: Enum.sort(Map.keys(cases)), else: System.argv()
+names = if names == [], do: Enum.sort(Map.keys(cases)), else: names
 
 for name <- names, not is_map_key(cases, name) do
   raise "there is no case #{name}.\nExpected: some of #{Enum.join(Map.keys(cases), ", ")}"
 end
 
-IO.puts(Bench.Machine.describe())
+load = fn name, settings -> cases[name] |> Code.require_file() |> Bench.Case.tables(settings) end
 
-for name <- names do
-  {module, _bytecode} =
-    cases[name] |> Code.require_file() |> Enum.find(fn {module, _} -> function_exported?(module, :new, 1) end)
+if options[:list] do
+  for name <- names,
+      table <- load.(name, Map.put(settings, :guests, "")),
+      do: IO.puts("#{name}: #{table.title}")
 
-  bench = module.new(settings)
-  IO.puts(["\n", Bench.Table.format(bench, Bench.Measure.run(bench))])
+  System.halt(0)
 end
+
+{:ok, _} = Application.ensure_all_started(:net_runner)
+machine = Machine.describe()
+IO.puts(Machine.format(machine))
+
+{entries, budgets} =
+  Guest.with_net_runner(fn guests ->
+    settings = Map.put(settings, :guests, guests)
+
+    for name <- names, table <- load.(name, settings) do
+      table = Measure.with_defaults(table)
+      {statistics, ratios} = Measure.run(table)
+      budgets = Budgets.measure(table, statistics, ratios)
+      IO.puts(["#{name}: ", Table.format(table, statistics, ratios)])
+      {Results.entry(name, table, statistics, ratios, budgets), budgets}
+    end
+  end)
+  |> Enum.unzip()
+
+case Budgets.sort(List.flatten(budgets)) do
+  [] -> :ok
+  budgets -> IO.puts(["budgets (load now #{Machine.load()})\n\n", Table.format_budgets(budgets)])
+end
+
+results = options[:results] || Path.join(directory, "results")
+before = Results.latest(results, mode)
+path = Results.write(results, mode, machine, entries)
+IO.puts("results   #{path}\n")
+if before, do: IO.puts(Results.compare(before, path))

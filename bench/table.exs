@@ -1,40 +1,66 @@
 defmodule Bench.Table do
-  # A case and its statistics as text.
+  # Tables and budgets as text.
 
-  @columns ["median", "best", "p90", "p99", "spread", "samples"]
+  alias Bench.{Budgets, Measure}
 
-  def format(bench, statistics) do
-    {unit, _decimals, _convert} = bench.unit
-    reference = statistics[bench.reference].median
+  def format(table, statistics, ratios) do
+    {unit, _decimals, _convert} = table.unit
+    names = Enum.map(table.rivals, &elem(&1, 0))
+    ours = names |> Enum.filter(&Measure.ours?/1) |> Enum.zip(~w(a b c d))
+    header = ["", "median", "p90", "p99", "noise", "CPU VM", "others", "n"]
 
     rows =
-      for {name, _function} <- bench.rivals do
+      for name <- names do
         statistics = statistics[name]
 
-        [name, ratio(bench, statistics.median / reference)] ++
-          Enum.map([:median, :best, :p90, :p99], &value(bench, statistics[&1])) ++
-          ["#{round(statistics.spread * 100)} %", to_string(statistics.count)]
+        ["#{Map.get(Map.new(ours), name, " ")} #{name}"] ++
+          Enum.map([:median, :p90, :p99], &value(table, statistics[&1])) ++
+          ["#{round(statistics.noise * 100)} %", cpu(statistics.cpu_vm), cpu(statistics.cpu_others)] ++
+          [to_string(statistics.count)] ++
+          for({our, _letter} <- ours, length(names) > 1, do: ratio(ratios[{our, name}]))
       end
 
+    header = header ++ for({_our, letter} <- ours, length(names) > 1, do: "#{letter} / this")
+    notes = if is_function(table.notes), do: table.notes.(), else: table.notes
+
     [
-      [bench.title, "\n"],
-      ["(#{unit}; #{bench.better} is better; ratio to #{bench.reference})\n\n"],
-      align([["", "ratio" | @columns] | rows]),
-      Enum.map(bench.notes, &["\n", &1]),
-      if(bench.notes == [], do: [], else: "\n")
+      [table.title, "\n"],
+      ["(#{unit}, #{table.better} is better; CPU in ms)\n\n"],
+      align([header | rows]),
+      Enum.map(notes, &["  ", &1, "\n"])
     ]
   end
 
-  # Of times, the ratio of times; of speeds, that of speeds.
-  defp ratio(%{better: :less}, ratio), do: decimals(ratio, 2)
-  defp ratio(%{better: :more}, ratio), do: decimals(1 / ratio, 2)
+  def format_budgets(budgets) do
+    rows =
+      for budget <- budgets do
+        noise = if budget.noise, do: " ±#{decimals(budget.noise, 2)}", else: ""
 
-  defp value(%{unit: {_name, decimals, convert}}, nanoseconds), do: decimals(convert.(nanoseconds), decimals)
+        [budget.what, Budgets.bound(budget.must), Budgets.bound(budget.goal)] ++
+          ["#{decimals(budget.value, 2)}#{noise}", budget.unit, verdict(budget)]
+      end
 
-  defp decimals(number, 0), do: number |> round() |> to_string()
-  defp decimals(number, count), do: :erlang.float_to_binary(number / 1, decimals: count)
+    align([["", "must", "goal", "measured", "unit", ""] | rows])
+  end
 
-  defp align(rows) do
+  defp verdict(%{must_met: false}), do: "NOT MET"
+  defp verdict(%{goal_met: false}), do: "met, not the goal"
+  defp verdict(_budget), do: "met"
+
+  defp ratio(nil), do: "–"
+  defp ratio(%{ratio: ratio, noise: noise}), do: "#{decimals(ratio, 2)} ±#{decimals(noise, 2)}"
+
+  # Nanoseconds, as ms.
+  defp cpu(nanoseconds) when nanoseconds < 100_000_000, do: decimals(nanoseconds / 1_000_000, 2)
+  defp cpu(nanoseconds), do: decimals(nanoseconds / 1_000_000, 0)
+
+  defp value(%{unit: {_name, decimals, convert}}, number), do: decimals(convert.(number), decimals)
+
+  def decimals(number, 0), do: number |> round() |> to_string()
+  def decimals(number, count), do: :erlang.float_to_binary(number / 1, decimals: count)
+
+  @doc "Rows of cells; the first column is to the left, the others to the right."
+  def align(rows) do
     widths =
       rows
       |> Enum.zip_with(& &1)

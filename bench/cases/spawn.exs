@@ -2,7 +2,7 @@ defmodule Bench.Case.Spawn do
   # A command that does nothing, from the call to its status. The floor is posix_spawn(3) and wait(2) in a small
   # program: no VM, no pipe, nobody who watches.
 
-  alias Bench.Measure
+  alias Bench.{Measure, Rivals}
 
   @command "/bin/true"
 
@@ -13,23 +13,22 @@ defmodule Bench.Case.Spawn do
     %{
       title: "run #{@command} and wait, one at a time",
       rounds: turns,
-      reference: "System.cmd",
-      unit: {"microseconds", 0, &(&1 / 1_000)},
+      unit: Rivals.microseconds(),
       better: :less,
-      notes: [],
       rivals: [
-        {"NetRunner.run", fn -> each(per_turn, fn -> {"", 0} = NetRunner.run([@command]) end) end},
-        {"System.cmd", fn -> each(per_turn, fn -> {"", 0} = System.cmd(@command, []) end) end},
-        {"posix_spawn + wait", fn -> floor(settings.floor, per_turn) end}
+        {"NetRunner.run", fn -> Measure.each(per_turn, fn -> {"", 0} = NetRunner.run([@command]) end) end},
+        {"System.cmd", fn -> Measure.each(per_turn, fn -> {"", 0} = System.cmd(@command, []) end) end},
+        {"posix_spawn + wait", fn -> Rivals.floor(settings.floor, ["spawn", per_turn, @command]) end}
+      ],
+      budgets: [
+        %{
+          what: "run /bin/true",
+          unit: "× System.cmd",
+          value: {"NetRunner.run", "System.cmd"},
+          must: {:at_most, 1.0},
+          goal: {:at_most, 0.8}
+        }
       ]
     }
-  end
-
-  defp each(count, function), do: for(_ <- 1..count, do: Measure.time(function))
-
-  # It takes the time of each by itself; its own start does not count.
-  defp floor(program, count) do
-    {output, 0} = System.cmd(program, ["spawn", to_string(count), @command])
-    output |> String.split() |> Enum.map(&String.to_integer/1)
   end
 end
