@@ -1,0 +1,207 @@
+defmodule NetRunner.System.CostTest do
+  @moduledoc false
+  # What a command, a chunk and doing nothing cost, in counts that do not depend on how fast the machine is. A bound is what
+  # was measured, and a little more where it depends on who is first. Who makes something cheaper lowers it; who makes something
+  # dearer sees it here.
+  use NetRunner.Test.SystemCase, async: false
+
+  alias NetRunner.Test.{Costs, Faults}
+
+  # -- the bounds --------------------------------------------------------------------------------------
+
+  # System calls of one run(["/bin/true"]). In the VM: the mean of each; what its threads say to each other (futex)
+  # and what is for memory does not count.
+  @vm_calls %{
+    "close" => 9.2,
+    "epoll_ctl" => 8.2,
+    "epoll_wait" => 8,
+    "fcntl" => 2.1,
+    "ioctl" => 6.5,
+    "open" => 2.1,
+    "pidfd_send_signal" => 1.1,
+    "pipe2" => 2.1,
+    "read" => 10.5,
+    "recvfrom" => 1.1,
+    "recvmsg" => 6,
+    "sendmsg" => 2.1,
+    "timerfd_settime" => 7,
+    "waitid" => 2.1,
+    "write" => 4
+  }
+  # The fork server, all together: 18 where it is told of a command and of an end at once, 20 where not.
+  @fork_server_calls 20.2
+  # A shepherd from fork to exit: all together, where the command is over before the VM has been told that it runs;
+  # and without those that depend on who comes first.
+  @shepherd_calls 36
+  @shepherd_steady_calls 28
+  @waiting ~w(ppoll recvmsg rt_sigreturn sendmsg waitid)
+  # A command from clone to execve.
+  @command_calls 17
+
+  # In this VM, of all its processes. A run is two of them, one of which is there already. (How often a heap is asked for
+  # depends on which messages come while their receiver runs: 24 to 80.)
+  @per_run %{spawned: 1, messages: 8, reductions: 1_250, binaries: 5, heaps: 120}
+  # Mostly the next chunk is there already.
+  @per_fast_chunk %{spawned: 0.001, messages: 1, reductions: 80, binaries: 1.1, heaps: 1.5}
+  # With the byte that is written to have it.
+  @per_slow_chunk %{spawned: 0, messages: 1, reductions: 160, binaries: 0.05, heaps: 2.6}
+
+  # Per command: its control, its pipes, the pidfds of itself and of its shepherd.
+  @vm_fds %{"socket" => 1, "pipe" => 3, "anon_inode:[pidfd]" => 2}
+  @shepherd_fds %{"/dev/null" => 3, "socket" => 1}
+  @fork_server_fds %{"/dev/null" => 3, "socket" => 2}
+
+  # How much is measured.
+  @runs 50
+  @chunks 200
+  @idle 10
+  @idle_ms soak(2_000, 10_000)
+
+  # -- system calls ------------------------------------------------------------------------------------
+
+  @missing Faults.missing()
+  if @missing, do: IO.puts(:stderr, "not tested: counts of system calls: #{@missing}")
+
+  describe "system calls of run" do
+    @describetag skip: @missing || false
+
+    test "in the VM" do
+      directory = tmp_dir()
+      Faults.plan(directory, "trace")
+      # Of one scheduler, so that there is little to say between threads.
+      flags = ["--erl", "+S 1:1 +SDio 1 +SDcpu 1 +A 1"]
+      victim = Costs.start(shell: Faults.shell(directory), flags: flags)
+      calls = Costs.vm_calls(victim, directory)
+      assert Costs.above(calls, @vm_calls) == []
+    end
+
+    test "in the fork server, in a shepherd, in what becomes the command" do
+      directory = tmp_dir()
+      flags = Faults.install_faulty(directory)
+      Faults.plan(directory, "trace")
+      victim = Costs.start(flags: flags)
+
+      log = Costs.runs(victim, directory, @runs)
+      assert Enum.count(log, &match?({"root", _pid, _name}, &1)) / @runs <= @fork_server_calls
+
+      # Of whole lives: they begin with an idle shepherd, before the run.
+      log = Costs.log(directory)
+      shepherds = Costs.lives(log, "shepherd", "exit_group")
+      assert least(shepherds) <= @shepherd_calls
+
+      assert most(for(calls <- shepherds, do: Enum.reject(calls, &(&1 in @waiting)))) <=
+               @shepherd_steady_calls
+
+      assert log |> Costs.lives("child", "execve") |> most() <= @command_calls
+    end
+  end
+
+  defp least(lives), do: lives |> Enum.map(&length/1) |> Enum.min()
+  defp most(lives), do: lives |> Enum.map(&length/1) |> Enum.max()
+
+  # -- in the VM ---------------------------------------------------------------------------------------
+
+  test "a run" do
+    cost =
+      Costs.of(fn ->
+        for _ <- 1..@runs, do: {"", 0} = NetRunner.run(["/bin/true"])
+        @runs
+      end)
+
+    assert Costs.above(cost, @per_run) == []
+  end
+
+  test "a chunk of a command that writes as fast as it can" do
+    bytes = 64 * 1024 * 1024
+    head = ["head", "-c", to_string(bytes), "/dev/zero"]
+
+    cost =
+      Costs.of(fn ->
+        {chunks, ^bytes} =
+          Enum.reduce(NetRunner.stream!(head), {0, 0}, fn chunk, {chunks, bytes} ->
+            {chunks + 1, bytes + byte_size(chunk)}
+          end)
+
+        chunks
+      end)
+
+    assert Costs.above(cost, @per_fast_chunk) == []
+  end
+
+  test "a chunk that is waited for" do
+    # What is not there for a millisecond, nobody finds at once.
+    script = "$| = 1; while (<STDIN>) { select undef, undef, undef, 0.001; print $_ }"
+    {:ok, server} = Proc.start("perl", ["-e", script])
+
+    cost =
+      Costs.of(fn ->
+        for _ <- 1..@chunks do
+          :ok = Proc.write(server, "\n")
+          {:ok, "\n"} = Proc.read(server)
+        end
+
+        @chunks
+      end)
+
+    assert Costs.above(cost, @per_slow_chunk) == []
+    assert :ok = Proc.stop(server)
+  end
+
+  # -- while nothing happens ---------------------------------------------------------------------------
+
+  test "fds of an idle command with three pipes: in the VM, in its shepherd, in the fork server" do
+    Census.take()
+    before = kinds(OS.vm())
+    servers = start_idle()
+    Census.take()
+
+    more = Map.merge(kinds(OS.vm()), before, fn _kind, now, before -> now - before end)
+
+    assert Map.filter(more, fn {_kind, count} -> count != 0 end) ==
+             Map.new(@vm_fds, fn {kind, count} -> {kind, count * @idle} end)
+
+    for server <- servers, do: assert(kinds(OS.shepherd(Proc.os_pid(server))) == @shepherd_fds)
+    assert kinds(OS.fork_server()) == @fork_server_fds
+    for server <- servers, do: assert(:ok = Proc.stop(server))
+  end
+
+  defp kinds(os_pid),
+    do: Enum.frequencies(for {_fd, target} <- OS.fds(os_pid), do: Regex.replace(~r/:\[\d+\]$/, target, ""))
+
+  test "idle commands: no shepherd, not the fork server, and no process of ours in the VM wakes up" do
+    servers = start_idle()
+    # At rest, the shepherds that are forked ahead, too.
+    Census.take()
+    fork_server = OS.fork_server()
+    outside = for %{os_pid: os_pid, name: "shepherd"} <- OS.descendants(fork_server), do: os_pid
+    assert length(outside) >= @idle
+
+    inside =
+      for name <- [NetRunner.Supervisor, NetRunner.Watcher, NetRunner.ForkServer], do: Process.whereis(name)
+
+    wake_ups = fn ->
+      {for(os_pid <- [fork_server | outside], do: {os_pid, Costs.switches(os_pid)}),
+       for(pid <- inside ++ servers, do: {pid, Process.info(pid, :reductions)})}
+    end
+
+    before = wake_ups.()
+    nothing_for(@idle_ms)
+    assert wake_ups.() == before
+    for server <- servers, do: assert(:ok = Proc.stop(server))
+  end
+
+  defp start_idle do
+    for _ <- 1..@idle do
+      {:ok, server} = Proc.start("cat", [], stderr: :pipe)
+      server
+    end
+  end
+
+  # It is time that is measured.
+  defp nothing_for(ms) do
+    receive do
+    after
+      ms -> :ok
+    end
+  end
+end
