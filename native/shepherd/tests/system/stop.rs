@@ -130,11 +130,11 @@ fn a_deep_descendant_outside_the_group_is_killed() {
 fn a_chain_of_forks_is_caught() {
     let fork_server = ForkServer::start();
     let (command, mut stdout) =
-        fixture_cmd(["fork-bomb", "chain", "30", "0", "hiding"]).kill_timeout(0).stdout();
+        fixture_cmd(["fork-bomb", "chain", "300", "0", "hiding"]).kill_timeout(0).stdout();
     let mut session = fork_server.run(command);
     session.started();
     assert_eq!(session.exited().0, Exit::Status(0));
-    session.done();
+    session.done_at_last();
     stdout.line();
     assert_eq!(stdout.text(), "", "every link holds stdout");
 }
@@ -143,13 +143,13 @@ fn a_chain_of_forks_is_caught() {
 fn a_burst_of_processes_that_hide_is_caught() {
     let fork_server = ForkServer::start();
     let (command, mut stdout) =
-        fixture_cmd(["fork-bomb", "burst", "30", "7", "hiding"]).kill_timeout(0).stdout();
+        fixture_cmd(["fork-bomb", "burst", "300", "7", "hiding"]).kill_timeout(0).stdout();
     let mut session = fork_server.run(command);
     session.started();
     (0..128).for_each(|_| assert_eq!(stdout.line(), "ready"));
     session.send(&Request::Stop);
     session.exited();
-    session.done();
+    session.done_at_last();
     assert_eq!(stdout.text(), "", "each holds stdout");
 }
 
