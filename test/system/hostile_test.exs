@@ -35,6 +35,8 @@ defmodule NetRunner.System.HostileTest do
     @nonsense Socket.nonsense() ++
                 [
                   cut_short: Socket.frame(<<68, 9>>),
+                  an_errno_that_is_none: Socket.failed(2, 4_096),
+                  another_errno_that_is_none: Socket.signalled(0x7FFF_FFFF),
                   fds_that_never_came: Socket.started(4711, Socket.started_fds())
                 ]
 

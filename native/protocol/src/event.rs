@@ -166,6 +166,9 @@ const CGROUP: u8 = 72;
 /// No more than this many fds come with one frame: what is declared is bounded by what we send.
 const MAX_FDS: u8 = 1;
 
+/// No system call of Linux returns a greater one (`MAX_ERRNO`, linux/err.h), and types of an errno have no room for it.
+const MAX_ERRNO: i32 = 4095;
+
 impl Message for Event {
     fn tag(&self) -> u8 {
         match self {
@@ -223,7 +226,7 @@ impl Message for Event {
 
     fn read(tag: u8, payload: &mut Reader<'_>) -> Option<Option<Self>> {
         let os_pid = |payload: &mut Reader<'_>| payload.i32().filter(|os_pid| *os_pid > 0);
-        let errno = |payload: &mut Reader<'_>| payload.i32().filter(|errno| *errno > 0);
+        let errno = |payload: &mut Reader<'_>| payload.i32().filter(|errno| (1..=MAX_ERRNO).contains(errno));
         let fds = |payload: &mut Reader<'_>| payload.u8().filter(|fds| *fds <= MAX_FDS);
         Some(Some(match tag {
             FORKED => Event::Forked { fds: fds(payload)? },

@@ -116,6 +116,20 @@ fn impossible_values_are_malformed() {
 }
 
 #[test]
+fn an_errno_is_a_number_from_1_to_4095() {
+    const FAILED: u8 = 66;
+    const SIGNALLED: u8 = 67;
+    for errno in [0, -1, 4096, i32::MAX, i32::MIN] {
+        for (tag, what) in [(FAILED, 2), (SIGNALLED, 2)] {
+            let body = [&[tag, what], &errno.to_le_bytes()[..]].concat();
+            let mut decoder = protocol::Decoder::<Event>::default();
+            decoder.push(&frame(&body));
+            assert_eq!(decoder.next_message().err(), Some(Error::Payload(tag)), "{tag} {errno}");
+        }
+    }
+}
+
+#[test]
 fn a_nul_inside_a_c_string_is_malformed() {
     let good = messages::smallest_spawn();
     let nul = || b"a\0b".to_vec();

@@ -189,13 +189,14 @@ fn exit() -> impl Strategy<Value = Exit> {
 
 pub(crate) fn event() -> impl Strategy<Value = Event> {
     let positive = || 1..=i32::MAX;
+    let errno = || 1..=4095;
     prop_oneof![
         (0..=1_u8).prop_map(|fds| Event::Forked { fds }),
         (positive(), 0..=1_u8).prop_map(|(os_pid, fds)| Event::Started { os_pid, fds }),
-        (stage(), positive()).prop_map(|(stage, errno)| Event::Failed { stage, errno }),
+        (stage(), errno()).prop_map(|(stage, errno)| Event::Failed { stage, errno }),
         Just(Event::Signalled(SignalResult::Ok)),
         Just(Event::Signalled(SignalResult::NotRunning)),
-        positive().prop_map(|errno| Event::Signalled(SignalResult::Errno(errno))),
+        errno().prop_map(|errno| Event::Signalled(SignalResult::Errno(errno))),
         (exit(), rusage()).prop_map(|(exit, rusage)| Event::Exited { exit, rusage }),
         vec(positive(), 0..10).prop_map(Event::Unkillable),
         cgroup_stats().prop_map(Event::Cgroup),
