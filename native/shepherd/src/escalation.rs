@@ -17,6 +17,8 @@ const FIRST_PAUSE: Duration = Duration::from_millis(1);
 const LONGEST_PAUSE: Duration = Duration::from_millis(50);
 /// What lives so long after SIGKILL is reported.
 const UNKILLABLE_AFTER: Duration = Duration::from_secs(5);
+/// It may be killed later, or have been stopped only, for others were still found (see `Hunt`).
+const LONGEST_PAUSE_AFTER_THE_REPORT: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
 pub(crate) struct Escalation {
@@ -45,13 +47,10 @@ enum Phase {
     },
     /// The group has had SIGKILL; the others have when there is a `pause`.
     Killing {
-        report_at: Instant,
+        /// `None`: it was reported.
+        report_at: Option<Instant>,
         again_at: Instant,
         pause: Option<Duration>,
-    },
-    /// Reported; from now on only when a child ends.
-    Reported {
-        again_at: Option<Instant>,
     },
 }
 
@@ -94,13 +93,9 @@ impl Escalation {
 
     /// A child has ended, or more descendants were found than were known: SIGKILL is due again.
     pub(crate) fn look_again(&mut self, now: Instant) {
-        match &mut self.phase {
-            Phase::Killing { again_at, pause: Some(pause), .. } => {
-                *again_at = now;
-                *pause = FIRST_PAUSE;
-            }
-            Phase::Reported { again_at } => *again_at = Some(now),
-            _ => {}
+        if let Phase::Killing { again_at, pause: Some(pause), .. } = &mut self.phase {
+            *again_at = now;
+            *pause = FIRST_PAUSE;
         }
     }
 
@@ -116,15 +111,13 @@ impl Escalation {
             Phase::Stopping { others_at, hang_up_at: Some(hang_up_at), kill_at } if now >= hang_up_at => {
                 (Phase::Stopping { others_at, hang_up_at: None, kill_at }, Step::HangUpAgain)
             }
-            Phase::Killing { report_at, .. } if now >= report_at => {
-                (Phase::Reported { again_at: None }, Step::ReportUnkillable)
+            Phase::Killing { report_at: Some(report_at), again_at, pause } if now >= report_at => {
+                (Phase::Killing { report_at: None, again_at, pause }, Step::ReportUnkillable)
             }
             Phase::Killing { report_at, again_at, pause } if now >= again_at => {
-                let pause = pause.map_or(FIRST_PAUSE, |pause| (pause * 2).min(LONGEST_PAUSE));
+                let longest = report_at.map_or(LONGEST_PAUSE_AFTER_THE_REPORT, |_| LONGEST_PAUSE);
+                let pause = pause.map_or(FIRST_PAUSE, |pause| (pause * 2).min(longest));
                 (Phase::Killing { report_at, again_at: now + pause, pause: Some(pause) }, Step::KillAll)
-            }
-            Phase::Reported { again_at: Some(again_at) } if now >= again_at => {
-                (Phase::Reported { again_at: None }, Step::KillAll)
             }
             _ => return None,
         };
@@ -149,14 +142,13 @@ impl Escalation {
             Phase::Stopping { others_at, hang_up_at, kill_at } => {
                 others_at.into_iter().chain(hang_up_at).chain([kill_at]).min()
             }
-            Phase::Killing { report_at, again_at, .. } => Some(report_at.min(again_at)),
-            Phase::Reported { again_at } => again_at,
+            Phase::Killing { report_at, again_at, .. } => report_at.into_iter().chain([again_at]).min(),
         }
     }
 }
 
 fn kill_group(now: Instant) -> (Phase, Step) {
-    let report_at = now + UNKILLABLE_AFTER;
+    let report_at = Some(now + UNKILLABLE_AFTER);
     (Phase::Killing { report_at, again_at: now + OTHERS_AFTER, pause: None }, Step::KillGroup)
 }
 
@@ -296,14 +288,28 @@ mod tests {
     fn killing_is_repeated_with_growing_pauses_and_then_reported() {
         let now = Instant::now();
         let mut escalation = killing(now);
-        let taken = run(&mut escalation, now, UNKILLABLE_AFTER * 2);
+        let taken = run(&mut escalation, now, UNKILLABLE_AFTER);
         let (last, kills) = taken.split_last().unwrap();
         assert_eq!(*last, (UNKILLABLE_AFTER, Step::ReportUnkillable));
         assert!(kills.iter().all(|(_, step)| *step == Step::KillAll));
         let times: Vec<Duration> = kills.iter().map(|(time, _)| *time - OTHERS_AFTER).collect();
         assert_eq!(times[..4], [MS, 3 * MS, 7 * MS, 15 * MS]);
         assert!(times.windows(2).all(|pair| pair[1] - pair[0] <= LONGEST_PAUSE));
-        assert_eq!(escalation.deadline(), None, "no wake-ups for what cannot be killed");
+    }
+
+    #[test]
+    fn after_the_report_killing_goes_on() {
+        let now = Instant::now();
+        let mut escalation = killing(now);
+        run(&mut escalation, now, UNKILLABLE_AFTER);
+        let minute = Duration::from_secs(60);
+        let kills = run(&mut escalation, now + UNKILLABLE_AFTER, minute);
+        assert!(kills.iter().all(|(_, step)| *step == Step::KillAll), "reported once");
+        assert!((60..70).contains(&kills.len()), "{}", kills.len());
+        let later = now + UNKILLABLE_AFTER + minute;
+        escalation.look_again(later);
+        assert_eq!(escalation.deadline(), Some(later));
+        assert_eq!(steps(&mut escalation, later), [Step::KillAll]);
     }
 
     #[test]
@@ -316,18 +322,5 @@ mod tests {
         assert_eq!(steps(&mut escalation, now), []);
         assert_eq!(escalation.deadline(), Some(later));
         assert_eq!(steps(&mut escalation, later), [Step::KillAll]);
-    }
-
-    #[test]
-    fn after_the_report_it_kills_only_when_a_child_ends() {
-        let now = Instant::now();
-        let mut escalation = killing(now);
-        run(&mut escalation, now, UNKILLABLE_AFTER);
-        let later = now + UNKILLABLE_AFTER * 3;
-        assert_eq!(steps(&mut escalation, later), []);
-        escalation.look_again(later);
-        assert_eq!(escalation.deadline(), Some(later));
-        assert_eq!(steps(&mut escalation, later), [Step::KillAll]);
-        assert_eq!(steps(&mut escalation, later + UNKILLABLE_AFTER), [], "reported once");
     }
 }

@@ -89,13 +89,13 @@ fn those_that_fork_at_their_limit_are_caught() {
     }
     let fork_server = ForkServer::start();
     let (command, mut stdout) =
-        fixture_cmd(["fork-bomb", "tree", "30", "100", "hiding"]).kill_timeout(0).stdout();
+        fixture_cmd(["fork-bomb", "tree", "300", "100", "hiding"]).kill_timeout(0).stdout();
     let mut session = fork_server.run(command);
     session.started();
     assert_eq!(stdout.line(), "ready");
     session.send(&Request::Stop);
     session.exited();
-    session.done();
+    session.done_at_last();
     assert_eq!(stdout.text(), "", "each holds stdout");
 }
 
