@@ -144,14 +144,14 @@ defmodule NetRunner.Watcher do
   end
 
   def handle_info({:select, _control, ref, _what}, state) do
-    {:noreply, if(is_map_key(state.held, ref), do: listen(state, ref), else: state)}
+    gone? = not is_map_key(state.held, ref) or sweeping?(state, ref)
+    {:noreply, if(gone?, do: state, else: listen(state, ref))}
   end
 
   def handle_info({:timeout, _timer, {step, ref}}, state) do
-    case state.held do
-      %{^ref => held} -> {:noreply, overdue(state, step, ref, held)}
-      _gone_meanwhile -> {:noreply, state}
-    end
+    held = state.held[ref]
+    gone_meanwhile? = held == nil or sweeping?(state, ref)
+    {:noreply, if(gone_meanwhile?, do: state, else: overdue(state, step, ref, held))}
   end
 
   def handle_info({:EXIT, _pid, _reason}, state), do: {:noreply, state}
@@ -223,13 +223,11 @@ defmodule NetRunner.Watcher do
   defp shepherd_died(state, ref, %{cgroup: nil}), do: release(state, ref)
 
   defp shepherd_died(state, ref, held) do
-    if ref in Map.values(state.sweeps) do
-      state
-    else
-      Nif.control_close(held.control)
-      put_in(state.sweeps[Sweep.start(held.cgroup)], ref)
-    end
+    Nif.control_close(held.control)
+    put_in(state.sweeps[Sweep.start(held.cgroup)], ref)
   end
+
+  defp sweeping?(state, ref), do: ref in Map.values(state.sweeps)
 
   defp over?(:done), do: true
   defp over?(:eof), do: true

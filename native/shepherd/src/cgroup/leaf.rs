@@ -31,10 +31,13 @@ const DIRECTORY: OFlags =
 impl Leaf {
     /// `None`: it has a living shepherd, or is gone.
     pub(super) fn lock(path: &Path) -> Result<Option<Leaf>, Errno> {
-        let directory = match open_directory(path) {
-            Err(errno) if is_gone(errno) => return Ok(None),
-            directory => directory?,
-        };
+        match open_directory(path) {
+            Err(errno) if is_gone(errno) => Ok(None),
+            directory => Leaf::lock_opened(path, directory?),
+        }
+    }
+
+    pub(super) fn lock_opened(path: &Path, directory: OwnedFd) -> Result<Option<Leaf>, Errno> {
         match rustix::fs::flock(&directory, FlockOperation::NonBlockingLockExclusive) {
             Err(Errno::WOULDBLOCK) => return Ok(None),
             locked => locked?,

@@ -86,6 +86,14 @@ fn a_leaf_is_locked_once_and_only_while_it_is_there() {
     drop(leaf);
     assert!(!path.exists());
     assert!(Leaf::lock(&path).unwrap().is_none(), "it is gone");
+
+    // Who comes late has the one that was removed, not the new one of that name.
+    let late = std::fs::File::open(scratch.leaf()).unwrap();
+    std::fs::remove_dir(&path).unwrap();
+    scratch.leaf();
+    assert!(Leaf::lock_opened(&path, late.into()).unwrap().is_none());
+    assert!(path.exists());
+    drop(Leaf::lock(&path).unwrap().unwrap());
 }
 
 #[test]

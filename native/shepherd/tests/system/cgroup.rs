@@ -149,21 +149,32 @@ fn a_daemon_and_a_stranger_in_the_leaf_die_and_nobody_else() {
 }
 
 #[test]
-fn after_the_exit_who_is_in_the_leaf_has_a_moment_and_is_then_ended() {
-    let Some(group) = Group::new("exit") else { return };
-    let mut inside = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
-    let fork_server = ForkServer::start();
-    let (reader, writer) = pipe();
-    let command = sh("read line").fd(0, reader).cgroup(group.request("a", 'a')).kill_timeout(50);
-    let mut session = fork_server.run(command);
-    session.started();
-    fs::write(group.leaf("a", 'a').join("cgroup.procs"), inside.id().to_string()).unwrap();
-    drop(writer);
-    session.exited();
-    session.done_with_stats();
+fn after_the_exit_who_is_in_the_leaf_has_kill_timeout_and_is_then_ended() {
     use std::os::unix::process::ExitStatusExt as _;
-    assert_eq!(inside.wait().unwrap().signal(), Some(9));
-    assert_eq!(group.below(), [""; 0]);
+    let Some(group) = Group::new("exit") else { return };
+    let fork_server = ForkServer::start();
+    for (kill_timeout, signal, status) in [(10_000, None, Some(5)), (50, Some(9), None)] {
+        // No descendant of the shepherd's.
+        let mut inside = std::process::Command::new("sh")
+            .args(["-c", "read line; exit 5"])
+            .stdin(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let (reader, writer) = pipe();
+        let command = sh("read line").fd(0, reader).cgroup(group.request("a", 'a'));
+        let mut session = fork_server.run(command.kill_timeout(kill_timeout));
+        session.started();
+        fs::write(group.leaf("a", 'a').join("cgroup.procs"), inside.id().to_string()).unwrap();
+        drop(writer);
+        session.exited();
+        if status.is_some() {
+            drop(inside.stdin.take());
+        }
+        session.done_with_stats();
+        let ended = inside.wait().unwrap();
+        assert_eq!((ended.signal(), ended.code()), (signal, status));
+        assert_eq!(group.below(), [""; 0]);
+    }
 }
 
 #[test]
@@ -308,7 +319,7 @@ fn what_the_dead_leave_is_ended_by_the_next_or_by_a_sweep() {
             next.spawn(cmd(["/bin/true"]).cgroup(group.request("old/new", 'b')));
             next.finish_with_stats();
         }
-        assert!(daemon.has_ended());
+        daemon.wait();
         assert_eq!(group.below(), ["old"]);
         assert!(!group.0.join("old/new").exists(), "the dead one had made it");
     }
