@@ -52,8 +52,19 @@ fn try_to_enable(group: &Path, controllers: &[&str]) -> Result<(), Errno> {
     if missing.is_empty() {
         return Ok(());
     }
+    if has_processes(group)? {
+        return Err(Errno::BUSY);
+    }
     let file = rustix::fs::open(&file, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
     rustix::io::retry_on_intr(|| rustix::io::write(&file, missing.join(" ").as_bytes())).map(drop)
+}
+
+/// Whether processes are in this group itself. The kernel refuses controllers for those below it then; but not cpu and
+/// pids, which it takes for the wish to have threads there, and no process, ours or another's, can be in one below it
+/// any more (cgroup-v2.rst, "Threads"). The root of the hierarchy may have both.
+fn has_processes(group: &Path) -> Result<bool, Errno> {
+    let is_root = !group.join("cgroup.type").exists();
+    Ok(!is_root && !read(&group.join("cgroup.procs"))?.is_empty())
 }
 
 pub(super) fn limit(leaf: &Leaf, limits: &[CgroupLimit]) -> Result<(), Failure> {
