@@ -11,7 +11,7 @@
 #
 #   cgroup2_vm.sh --setup        only fetches the packages, with apt as it is configured; nothing is installed
 #
-# CGROUP2_VM_SECONDS=300 is what the command may take. It is slow there: one processor, every system call traced by ptrace(2).
+# CGROUP2_VM_SECONDS=600 is what the command may take. It is slow there: one processor, every system call traced by ptrace(2).
 # What the kernel does not have: the controller cpuset, pressure stall information, /proc/PID/task/TID/children.
 #
 # However this script ends, also by SIGKILL, all of the guest ends with it.
@@ -62,7 +62,7 @@ guard() {
     initrd="$work/initrd" uml_dir="$work" umid=guest quiet con=null con0=null,fd:1 ssl=null ssl0=null,fd:7 ssl1=null,fd:8 \
     work="$work" </dev/null >>"$work/log" 3<&- 7>"$work/output" 8>"$work/said" &
   guest=$!
-  timeout --foreground "${CGROUP2_VM_SECONDS:-300}" cat <&3 >/dev/null 2>&1 &
+  timeout --foreground "${CGROUP2_VM_SECONDS:-600}" cat <&3 >/dev/null 2>&1 &
   wait -n || true
   # The kernel is the leader of a session, once it runs; its helpers outlive it.
   kill -KILL "$guest" "-$guest" 2>/dev/null || true
