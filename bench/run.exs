@@ -29,17 +29,27 @@ mode = System.get_env("NETRUNNER_BENCH", "full")
 gibibyte = 1024 * 1024 * 1024
 flat = with bytes when bytes != nil <- System.get_env("NETRUNNER_BENCH_BYTES"), do: String.to_integer(bytes)
 
+rounds =
+  with count when count != nil <- System.get_env("NETRUNNER_BENCH_ROUNDS"), do: String.to_integer(count)
+
 settings =
   case mode do
     # spawns: commands one after the other; batch: of each turn of those at a time; pings: bytes of each turn;
     # lines: of seq; flat: bytes of the one long stream; idle: seconds
     "full" ->
-      %{rounds: 9, spawns: 2_000, batch: 640, bytes: gibibyte, terminal: div(gibibyte, 32), lines: 5_000_000}
+      %{
+        rounds: rounds || 9,
+        spawns: 2_000,
+        batch: 640,
+        bytes: gibibyte,
+        terminal: div(gibibyte, 32),
+        lines: 5_000_000
+      }
       |> Map.merge(%{pings: 10_000, flat: flat || 10 * gibibyte, idle: 5, vms: 15, at_once: 1_000})
 
     "quick" ->
       %{
-        rounds: 3,
+        rounds: rounds || 3,
         spawns: 200,
         batch: 64,
         bytes: div(gibibyte, 16),

@@ -10,7 +10,7 @@ defmodule Bench.Case.Idle do
   def new(%{guests: guests, idle: seconds, rounds: rounds}) do
     %{
       title: "wake-ups a second of what is idle, over #{seconds} s",
-      rounds: div(rounds, 3),
+      rounds: ceil(rounds / 3),
       warm_up: false,
       unit: {"1/s", 1, & &1},
       better: :less,

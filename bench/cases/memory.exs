@@ -21,7 +21,7 @@ defmodule Bench.Case.Memory do
   defp table(%{guests: guests, rounds: rounds}, title, where, must, goal) do
     %{
       title: "memory #{title}, per command, at #{@commands} idle ones",
-      rounds: div(rounds, 3),
+      rounds: ceil(rounds / 3),
       warm_up: false,
       unit: {"KiB", 1, &(&1 / 1024)},
       better: :less,
