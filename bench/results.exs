@@ -38,9 +38,16 @@ defmodule Bench.Results do
   defp encode(nil, _encoder, _state), do: "null"
   defp encode(value, encoder, state), do: :json.format_value(value, encoder, state)
 
-  @doc "The latest results of the same mode, or nil."
-  def latest(directory, mode),
-    do: Path.join(directory, "*-#{mode}.json") |> Path.wildcard() |> Enum.max(fn -> nil end)
+  @doc "The latest results of the same mode that have one of these cases, or nil."
+  def latest(directory, mode, names) do
+    Path.join(directory, "*-#{mode}.json")
+    |> Path.wildcard()
+    |> Enum.sort(:desc)
+    |> Enum.find(fn path ->
+      %{"tables" => tables} = path |> File.read!() |> :json.decode()
+      Enum.any?(tables, &(&1["case"] in names))
+    end)
+  end
 
   @doc """
   The second file beside the first. Times cannot be compared between two runs, for the machine was never the same;

@@ -108,7 +108,7 @@ case Budgets.sort(List.flatten(budgets)) do
 end
 
 results = options[:results] || Path.join(directory, "results")
-before = Results.latest(results, mode)
+before = Results.latest(results, mode, names)
 path = Results.write(results, mode, machine, entries)
 IO.puts("results   #{path}\n")
 if before, do: IO.puts(Results.compare(before, path))

@@ -20,6 +20,7 @@ defmodule NetRunner.BenchTest do
     assert output =~ ~r/^    Port .* [\d.]+ ±[\d.]+$/m
 
     assert [file] = Path.wildcard(Path.join(directory, "*-quick.json"))
+    assert %{"tables" => [%{"case" => "streams"}]} = file |> File.read!() |> :json.decode()
     assert {comparison, 0} = bench(["--compare", file, file])
     assert comparison =~ ~r/ NetRunner\.stream! \/ Port .* 1\.00 +±[\d.]+ +=$/m
   end
