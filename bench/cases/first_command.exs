@@ -51,6 +51,8 @@ defmodule Bench.Case.FirstCommand do
     [start, first, second] =
       for({true, inside} <- Process.get(__MODULE__), do: inside) |> Enum.zip_with(&Measure.median/1)
 
-    ["inside, in microseconds: start of NetRunner #{start}, first command #{first}, second #{second}"]
+    [
+      "inside, in microseconds: start of NetRunner #{round(start)}, first command #{round(first)}, second #{round(second)}"
+    ]
   end
 end
