@@ -1,7 +1,7 @@
 defmodule Bench.Results do
   # Results as JSON, and two of them compared.
 
-  alias Bench.{Budgets, Table}
+  alias Bench.{Budgets, Measure, Table}
 
   @doc "One table's result; Bench.Results.write/3 takes a list of them."
   def entry(name, table, statistics, ratios, budgets) do
@@ -75,8 +75,10 @@ defmodule Bench.Results do
   # {table, ours, rival} => {ratio, noise, better}; where there is no rival, the budget itself.
   defp by_name(%{"tables" => tables}) do
     ratios =
-      for table <- tables, %{"ratio" => ratio, "noise" => noise} = one <- table["ratios"] do
-        {"#{table["title"]}: #{one["ours"]} / #{one["rival"]}", {ratio, noise, table["better"]}}
+      for table <- tables,
+          %{"ratio" => ratio, "noise" => noise, "rival" => rival} = one <- table["ratios"],
+          not Measure.ours?(rival) do
+        {"#{table["title"]}: #{one["ours"]} / #{rival}", {ratio, noise, table["better"]}}
       end
 
     values =
