@@ -38,6 +38,12 @@ pub(crate) enum Incoming {
     Failed(Errno),
 }
 
+impl Incoming {
+    fn is_signal(&self) -> bool {
+        matches!(self, Incoming::Request(Request::Signal(_)))
+    }
+}
+
 impl Channel {
     pub(crate) fn new(socket: OwnedFd) -> Channel {
         Channel {
@@ -68,12 +74,15 @@ impl Channel {
     }
 
     /// While the command is being started: what has come is dealt with later. Whether something of it stops the
-    /// command.
+    /// command; nothing is received behind that.
     pub(crate) fn is_to_stop(&mut self) -> bool {
-        while let Some(incoming) = self.receive_now() {
+        while self.set_aside.back().is_none_or(Incoming::is_signal) {
+            let Some(incoming) = self.receive_now() else {
+                return false;
+            };
             self.set_aside.push_back(incoming);
         }
-        self.set_aside.iter().any(|incoming| !matches!(incoming, Incoming::Request(Request::Signal(_))))
+        true
     }
 
     fn receive_now(&mut self) -> Option<Incoming> {

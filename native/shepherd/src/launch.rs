@@ -108,7 +108,8 @@ fn read_failure(
                     Timespec::try_from(at.saturating_duration_since(Instant::now())).unwrap_or_default()
                 });
                 let _ = poll(&mut fds, left.as_ref());
-                if kill_at.is_none() && channel.is_to_stop() {
+                let is_readable = |fd: &PollFd<'_>| fd.revents().contains(PollFlags::IN);
+                if kill_at.is_none() && fds.get(1).is_some_and(is_readable) && channel.is_to_stop() {
                     kill_at = Some(Instant::now() + kill_timeout);
                 }
                 if !killed
