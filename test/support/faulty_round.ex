@@ -4,7 +4,7 @@ defmodule NetRunner.Test.FaultyRound do
 
   alias NetRunner.ForkServer
   alias NetRunner.Process, as: Proc
-  alias NetRunner.Test.{Faults, OS, Tree}
+  alias NetRunner.Test.{Cgroups, Faults, OS, Tree}
 
   @umask "0027"
   @idle_shepherds 4
@@ -30,14 +30,14 @@ defmodule NetRunner.Test.FaultyRound do
   shepherd or of a command that is starting fails. The victim's shepherd is
   `NetRunner.Test.Faults.install_faulty/1`.
   """
-  @spec play(Path.t(), String.t()) :: t()
-  def play(directory, plan) do
+  @spec play(Path.t(), String.t(), uses :: [atom()]) :: t()
+  def play(directory, plan, uses \\ [:run, :input, :tree]) do
     _ = Application.stop(:net_runner)
     Faults.plan(directory, plan)
     :ok = Application.start(:net_runner)
-    results = Map.new([:run, :input, :tree], &{&1, bounded(&1)})
+    results = Map.new(uses, &{&1, bounded(&1)})
     recovered = bounded(:recover)
-    left = left()
+    left = left() ++ if(:group in uses, do: groups_left(), else: [])
     :ok = Application.stop(:net_runner)
     log = ended(directory)
     %{plan: plan, results: results, recovered: recovered, left: left, log: log, leaked: leaked()}
@@ -141,6 +141,14 @@ defmodule NetRunner.Test.FaultyRound do
     {Enum.reject(others, &(&1.name in ["erl_child_setup", "inet_gethost"])), length(shepherds)}
   end
 
+  # Of a control group, after the next command in it.
+  defp groups_left do
+    recovered = Enum.any?(1..10, fn _ -> NetRunner.run(["true"], cgroup_path: group() <> "/a") == {"", 0} end)
+    if recovered and not File.exists?(Cgroups.path(group())), do: [], else: [groups: Cgroups.below(group())]
+  end
+
+  defp group, do: "nr_faults_#{System.pid()}"
+
   defp ended(directory) do
     Faults.await_end(directory)
   rescue
@@ -173,6 +181,15 @@ defmodule NetRunner.Test.FaultyRound do
       stopped = Proc.stop(server)
       Enum.find([said, signalled, stopped], :ok, &(&1 != :ok))
     end
+  end
+
+  # It makes a group in its own, and leaves a daemon there that ignores SIGTERM.
+  defp attempt(:group) do
+    script =
+      ~S|mkdir "$0$(sed -n s/^0:://p /proc/self/cgroup)/b"; trap '' TERM; setsid sleep 1000 >&- & echo x|
+
+    options = [cgroup_path: group() <> "/a", kill_timeout: 20]
+    good(NetRunner.run(["sh", "-c", script, Cgroups.mount()], options), {"x\n", 0})
   end
 
   defp attempt(:fork_server) do

@@ -7,7 +7,7 @@ defmodule NetRunner.System.FaultInjectionTest do
   # left, and it works again.
   use NetRunner.Test.SystemCase, async: false
 
-  alias NetRunner.Test.{Faults, FaultyRound}
+  alias NetRunner.Test.{Cgroups, Faults, FaultyRound}
 
   # How a call can fail (its manual page, or a sandbox that refuses it).
   @errnos %{
@@ -21,13 +21,17 @@ defmodule NetRunner.System.FaultInjectionTest do
     "execve" => ~w(enomem eagain),
     "fchdir" => ~w(eacces enomem),
     "fcntl" => ~w(emfile einval),
+    "flock" => ~w(enomem eintr),
     "fork" => ~w(eagain enomem),
     "fstat" => ~w(enomem),
     "getdents64" => ~w(enomem),
     "getrandom" => ~w(enosys),
+    "getxattr" => ~w(enomem eperm),
     "getsockopt" => ~w(enobufs),
     "kill" => ~w(eperm),
     "lseek" => ~w(einval),
+    "mkdir" => ~w(enomem eacces),
+    "mkdirat" => ~w(enomem eacces),
     "mmap" => ~w(enomem),
     "mprotect" => ~w(enomem),
     "mremap" => ~w(enomem),
@@ -41,18 +45,22 @@ defmodule NetRunner.System.FaultInjectionTest do
     "poll" => ~w(enomem eintr),
     "ppoll" => ~w(enomem eintr),
     "prctl" => ~w(eperm),
+    "pread64" => ~w(enomem eintr),
     "read" => ~w(eio eintr enomem),
     "readlink" => ~w(enoent enomem),
     "readlinkat" => ~w(enoent enomem),
     "recvfrom" => ~w(eintr enomem),
     "recvmsg" => ~w(eintr enomem),
+    "rmdir" => ~w(enomem),
     "rt_sigaction" => ~w(einval),
     "sendmsg" => ~w(eintr enobufs enomem etoomanyrefs),
     "sendto" => ~w(eintr enobufs),
     "setsid" => ~w(eperm),
+    "setxattr" => ~w(enomem eperm),
     "sigaltstack" => ~w(enomem),
     "socketpair" => ~w(emfile enfile enomem),
     "statx" => ~w(enomem enosys),
+    "unlinkat" => ~w(enomem),
     "wait4" => ~w(eintr),
     "waitid" => ~w(eintr),
     "write" => ~w(eagain)
@@ -97,6 +105,41 @@ defmodule NetRunner.System.FaultInjectionTest do
     unknown = for [_, _, name] <- sound.log, not known?(name), uniq: true, do: name
     assert {:how_can_these_fail, []} = {:how_can_these_fail, unknown}
     assert_harmless(for plan <- plans(sound.log), do: play(victim, plan))
+  end
+
+  # What is not made or used for a group stands in the plans of the test above.
+  @calls_for_a_group ~w(clone3 flock fstat getdents64 getxattr mkdir mkdirat newfstatat openat poll pread64 read rmdir
+                        setxattr statx unlinkat write)
+
+  @tag skip: @missing || Cgroups.skip() || false
+  test "each of a shepherd whose command has a control group" do
+    directory = tmp_dir()
+
+    victim =
+      start("FaultyRound.play(directory, line, [:group])", directory,
+        flags: Faults.install_faulty(directory),
+        shell: FaultyRound.shell() <> "exec \"$0\" \"$@\""
+      )
+
+    sound = play(victim, "trace")
+    assert %{results: %{group: :ok}, recovered: :ok, left: [], leaked: []} = sound
+    assert [] == for([_, _, name] <- sound.log, not known?(name), uniq: true, do: name)
+    assert "flock" in for([_, _, name] <- sound.log, do: name)
+
+    most =
+      Enum.reduce(Enum.frequencies(sound.log), %{}, fn {[role, _pid, name], n}, most ->
+        Map.update(most, {role, name}, n, &max(&1, n))
+      end)
+
+    plans =
+      for {{role, name}, most} <- Enum.sort(most),
+          role in ["shepherd", "child"] and name in @calls_for_a_group,
+          n <- soak([1, 2, 3, 5, 8, 13, 21], Enum.to_list(1..40)),
+          n <= most,
+          errno <- some(@errnos[name]),
+          do: "once #{role} #{name} #{n} #{errno}"
+
+    assert_harmless(for plan <- plans, do: play(victim, plan))
   end
 
   test "each of the VM" do
@@ -214,7 +257,11 @@ defmodule NetRunner.System.FaultInjectionTest do
   end
 
   defp documented?(:ok), do: true
-  defp documented?({:error, {stage, posix}}), do: stage in @stages and posix != :eunknown
+  defp documented?({:error, {stage, posix}}) when is_atom(posix), do: stage in @stages and posix != :eunknown
+
+  defp documented?({:error, {:cgroup, {step, posix}}}),
+    do: step in [:root, :create, :join] and posix != :eunknown
+
   defp documented?({:error, reason}), do: reason in [:shepherd_died, :no_fork_server]
   defp documented?(_hang_or_wrong_result), do: false
 

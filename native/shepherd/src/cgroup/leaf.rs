@@ -146,9 +146,16 @@ impl Leaf {
 impl Drop for Leaf {
     /// While we have the lock nobody else removes it.
     fn drop(&mut self) {
-        if self.end(LINGER) {
-            let _ = remove_below(self.directory.as_fd());
-            let _ = rustix::fs::rmdir(&self.path);
+        let end = Instant::now() + LINGER;
+        while self.end(end.saturating_duration_since(Instant::now())) {
+            let removed = remove_below(self.directory.as_fd()).and_then(|()| rustix::fs::rmdir(&self.path));
+            // Where it could not be seen whether somebody lives there, this tells.
+            if removed != Err(Errno::BUSY) || Instant::now() >= end {
+                return;
+            }
+            let _ = self.kill();
+            let pause = Timespec { tv_sec: 0, tv_nsec: 1_000_000 };
+            let _ = poll(&mut [PollFd::new(&self.events, PollFlags::PRI)], Some(&pause));
         }
     }
 }
