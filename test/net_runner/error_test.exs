@@ -52,6 +52,28 @@ defmodule NetRunner.ErrorTest do
     assert message({:other, :enotsup}, []) =~ "failed before the command ran (other): "
   end
 
+  test "a control group says where to look" do
+    command = Command.new("true", [], cgroup_path: "a/../b")
+
+    assert message({:invalid_cgroup_path, :dot_dot}, command: command) =~
+             "not a path for a control group \"a/../b\": a part of it is \"..\""
+
+    command = Command.new("true", [], cgroup_path: "a")
+
+    assert message({:cgroup, {:create, :eacces}}, command: command) =~
+             "make the control group \"a\": permission denied"
+
+    assert message({:cgroup, {:create, :eacces}}, []) =~ ":cgroup_root"
+    assert message({:cgroup, {:enable, :ebusy}}, []) =~ "a group with processes in it"
+    assert message({:cgroup, {:join, :eacces}}, []) =~ "started inside"
+    assert message({:cgroup, {:mount, :enoent}}, []) =~ "no cgroup2 file system"
+    assert message({:cgroup, {:root, :enoent}}, []) =~ ":cgroup_root"
+    assert message({:cgroup, {:memory_max, :enotsup}}, []) =~ "the limit :memory_max"
+
+    assert message({:cgroup, {:cpuset_cpus, :einval}}, []) =~
+             "the limit :cpuset_cpus of a control group: invalid argument"
+  end
+
   test "an exit has its status, its signal, and the end of stderr" do
     assert message({:exit_status, 3}, status: 3, stderr: "a\nb\n", command: Command.new("sh")) == """
            the command exited with status 3

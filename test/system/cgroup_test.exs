@@ -7,6 +7,7 @@ defmodule NetRunner.System.CgroupTest do
   alias NetRunner.Test.Cgroups
 
   @skip Cgroups.skip()
+  if @skip, do: IO.puts(:stderr, "not tested: control groups: #{@skip}")
   @moduletag skip: @skip || false
   @is_root File.stat!("/proc/self").uid == 0
 
