@@ -52,6 +52,13 @@ defmodule NetRunner.System.CgroupTest do
   # A group is empty a moment before its last process is a zombie; and these do not end by themselves.
   defp assert_dead(identities), do: OS.eventually(fn -> alive(identities) == [] end)
 
+  @tag skip: @skip == nil && "a control group can be made here"
+  test "where no group can be made, that is an error, and without a path all is well" do
+    assert {:error, {:cgroup, what}} = NetRunner.run(["true"], cgroup_path: "nr_test/a")
+    assert what in [{:mount, :enoent}, {:create, :eacces}, {:create, :erofs}]
+    assert {"", 0} = NetRunner.run(["true"])
+  end
+
   describe "a command" do
     test "is in a fresh leaf, whoever starts it, and what was made for it is gone", %{group: group} do
       options = [cgroup_path: "#{group}/job/1"]
@@ -401,6 +408,29 @@ defmodule NetRunner.System.CgroupTest do
         end
 
       assert Enum.uniq(results) -- [error: :shepherd_died, error: :timeout] == []
+    end
+
+    # Its child cannot exec, and has not asked for its parent-death signal yet.
+    test "shepherd of a command that is born frozen", %{group: group} do
+      File.mkdir!(Cgroups.path("#{group}/frozen"))
+      Cgroups.write("#{group}/frozen", "cgroup.freeze", 1)
+
+      # Without the fork server nobody sees the end of that shepherd before a command has had its 10 s to start.
+      for fork_server? <- soak([false], [false, true]) do
+        run = Task.async(fn -> NetRunner.run(["sleep", "1000"], cgroup_path: "#{group}/frozen/a") end)
+
+        OS.eventually(fn ->
+          match?([_a, _leaf], Cgroups.below("#{group}/frozen")) and
+            Cgroups.processes(Cgroups.leaf(group)) != []
+        end)
+
+        [child] = Cgroups.processes(Cgroups.leaf(group))
+        shepherd = OS.stat(child).parent
+        if fork_server?, do: kill_fork_server()
+        OS.kill(shepherd, "KILL")
+        assert {:error, :shepherd_died} = Task.await(run, 60_000)
+        assert Cgroups.below(group) == ["frozen"]
+      end
     end
 
     test "the VM, and whoever watches: nothing is left, at the latest after the next command", %{group: group} do
