@@ -9,7 +9,8 @@ defmodule NetRunner.System.CgroupTest do
   @skip Cgroups.skip()
   if @skip, do: IO.puts(:stderr, "not tested: control groups: #{@skip}")
   @moduletag skip: @skip || false
-  @is_root File.stat!("/proc/self").uid == 0
+  # Becoming another user, mounting, delegating.
+  @skip_without_root @skip || (File.stat!("/proc/self").uid != 0 && "only root can do that")
 
   setup do
     if @skip, do: :ok, else: %{group: Cgroups.scratch()}
@@ -111,7 +112,7 @@ defmodule NetRunner.System.CgroupTest do
       assert Cgroups.below(group) == []
     end
 
-    @tag skip: @skip || (not @is_root && "only root can become another user")
+    @tag skip: @skip_without_root
     test "of another user is there, too", %{group: group} do
       assert {out, 0} = NetRunner.run(@where, cgroup_path: "#{group}/a", user: "nobody", cd: "/")
       assert out =~ "/#{group}/a/nr-"
@@ -210,7 +211,7 @@ defmodule NetRunner.System.CgroupTest do
   end
 
   describe "the hierarchy" do
-    @describetag skip: @skip || (not @is_root && "only root can mount")
+    @describetag skip: @skip_without_root
 
     test "is not mounted, or read-only: an error, and without a path all is well" do
       mount = Cgroups.mount()
@@ -262,7 +263,7 @@ defmodule NetRunner.System.CgroupTest do
   end
 
   describe "without privileges" do
-    @describetag skip: @skip || (not @is_root && "only root can start a VM of another user")
+    @describetag skip: @skip_without_root
     @user 64_323
 
     # In `group`; of a user to whom the directories in `delegated` belong, with what it takes to bring processes there.
