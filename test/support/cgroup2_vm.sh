@@ -66,6 +66,7 @@ guard() {
   wait -n || true
   # The kernel is the leader of a session, once it runs; its helpers outlive it.
   kill -KILL "$guest" "-$guest" 2>/dev/null || true
+  wait "$guest" || true
   # The script may want to read the log.
   cat <&3 >/dev/null
   rm -rf "$work"

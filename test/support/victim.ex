@@ -23,14 +23,13 @@ defmodule NetRunner.Test.Victim do
 
   `:env` adds to its environment, `:flags` to the options of `elixir`; `:shell` is what the shell does that
   starts it, with the VM's command as `"$0" "$@"`; `:start` replaces the start of NetRunner. With `on_exit: false`
-  whoever starts it sees to its end. `namespace: true` says that the shell makes a PID namespace for it: the pid
-  is then looked for here, for the VM has another.
+  whoever starts it sees to its end. `:code_path` is where it has NetRunner from, when not from where we have it.
+  `namespace: true` says that the shell makes a PID namespace for it: the pid is then looked for here, for the VM has
+  another.
   """
   def start(code, opts \\ []) do
     arguments =
-      Enum.flat_map(:code.get_path(), fn path ->
-        if List.to_string(path) =~ "net_runner", do: ["-pa", List.to_string(path)], else: []
-      end) ++
+      Enum.flat_map(Keyword.get_lazy(opts, :code_path, &code_path/0), &["-pa", &1]) ++
         Keyword.get(opts, :flags, []) ++
         ["-e", "IO.puts(System.pid())", "-e", @prelude <> Keyword.get(opts, :start, @start) <> "\n" <> code]
 
@@ -54,6 +53,8 @@ defmodule NetRunner.Test.Victim do
     if Keyword.get(opts, :on_exit, true), do: ExUnit.Callbacks.on_exit(end_it)
     victim
   end
+
+  defp code_path, do: for(path <- :code.get_path(), path = to_string(path), path =~ "net_runner", do: path)
 
   defp beam_below(port) do
     {:os_pid, shell} = Port.info(port, :os_pid)

@@ -18,7 +18,7 @@ defmodule NetRunner.System.Cgroup2.DeathTest do
     tree = Tree.from(victim)
     everything = OS.tree(victim.os_pid)
     on_exit(fn -> OS.clean_up(everything) end)
-    {victim, Map.values(tree), everything}
+    {victim, tree, everything}
   end
 
   defp next_command(group), do: assert({"", 0} = NetRunner.run(["true"], options(group)))
@@ -42,27 +42,25 @@ defmodule NetRunner.System.Cgroup2.DeathTest do
   end
 
   test "the VM and the shepherd", %{group: group} do
-    {victim, [{command, _} | _] = tree, _everything} = victim(group)
-    shepherds = for %{name: "shepherd", os_pid: os_pid} <- OS.descendants(victim.os_pid), do: os_pid
-    fork_server = OS.fork_server(victim.os_pid)
-    assert is_integer(command)
-    OS.kill([victim.os_pid | shepherds -- [fork_server]], "KILL")
-    OS.await_gone(tree, 60_000)
+    {victim, %{root: {command, _}} = tree, _everything} = victim(group)
+    OS.kill([victim.os_pid, OS.shepherd(command)], "KILL")
+    OS.await_gone(Map.values(tree), 60_000)
     next_command(group)
     refute Cgroup2.exists?(group)
   end
 
   test "all of them: what is alive of it is ended by the next command", %{group: group} do
     {victim, tree, _everything} = victim(group)
-    shepherds = for %{name: "shepherd", os_pid: os_pid} <- OS.descendants(victim.os_pid), do: os_pid
-    # At once: stopped first, so that none of them sees another's end.
-    OS.kill(shepherds, "STOP")
-    OS.kill([victim.os_pid | shepherds], "KILL")
-    OS.eventually(fn -> OS.present(for os_pid <- shepherds, do: {os_pid, -1}) == [] end)
+    shepherds = for %{name: "shepherd"} = one <- OS.descendants(victim.os_pid), do: one
+    os_pids = for one <- shepherds, do: one.os_pid
+    # Stopped first, so that none of them sees another's end.
+    OS.kill(os_pids, "STOP")
+    OS.kill([victim.os_pid | os_pids], "KILL")
+    OS.await_gone(for one <- shepherds, do: {one.os_pid, one.start})
     # The kernel has killed the command; the daemons below it are nobody's, but for the group.
     assert Cgroup2.all_processes(group) != []
     next_command(group)
-    OS.await_gone(tree)
+    OS.await_gone(Map.values(tree))
     refute Cgroup2.exists?(group)
   end
 
