@@ -200,14 +200,15 @@ defmodule NetRunner.System.Cgroup2.ContainmentTest do
     test "nor is one in another group beside ours, also with limits", %{group: group} do
       Cgroup2.make("#{group}/foreign")
       foreign = Cgroup2.foreign_process("#{group}/foreign")
-      assert {"", 0} = NetRunner.run(sh("sleep 1000 &"), options(group))
+      # At once with SIGKILL, which is cgroup.kill.
+      assert {"", 0} = NetRunner.run(sh("sleep 1000 &"), options(group, kill_timeout: 0))
       refute OS.gone?(foreign)
       Cgroup2.end_foreign_process(foreign)
       Cgroup2.remove("#{group}/foreign")
     end
 
     test "two commands under one path do not meet", %{group: group} do
-      {:ok, one} = Proc.start("cat", [], options(group, cgroup: %{pids_max: 11}))
+      {:ok, one} = Proc.start("cat", [], options(group, cgroup: %{pids_max: 11}, kill_timeout: 0))
       {:ok, two} = Proc.start("cat", [], options(group, cgroup: %{pids_max: 12}))
       leaves = for p <- [one, two], do: group_of(Proc.os_pid(p))
       assert Enum.sort(leaves) == Enum.sort(for leaf <- Cgroup2.children(group), do: "#{group}/#{leaf}")
