@@ -104,6 +104,30 @@ defmodule NetRunner.System.Cgroup2.ContainmentTest do
     end
   end
 
+  describe "a command that wants to leave its group" do
+    # It says where it is then, and the pid of what it leaves behind.
+    defp leave,
+      do:
+        sh(~S(echo $$ >"$1"/cgroup.procs; cat /proc/self/cgroup; setsid sleep 1000 & echo $!), [
+          Cgroup2.path("")
+        ])
+
+    test "can as root, and ends, with what it has started, as one without a group", %{group: group} do
+      assert {"0::/\n" <> os_pid, 0} = NetRunner.run(leave(), options(group))
+      refute OS.alive?(String.trim(os_pid))
+      refute Cgroup2.exists?(group)
+    end
+
+    test "cannot as another user", %{group: group} do
+      opts = options(group, user: 64_321, group: 64_321, groups: [], cd: "/", stderr: :redirect)
+      assert {text, 0} = NetRunner.run(leave(), opts)
+      assert [refused, "0::/" <> still, os_pid] = String.split(text, "\n", trim: true)
+      assert refused =~ "ermission denied"
+      assert still =~ "#{group}/nr-"
+      refute OS.alive?(os_pid)
+    end
+  end
+
   describe "the stop sequence" do
     test "begins with SIGTERM, and what the command does then counts", %{group: group} do
       script = "trap 'echo flushed; exit 7' TERM; echo ready; while :; do sleep 1; done"
