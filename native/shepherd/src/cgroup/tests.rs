@@ -119,3 +119,28 @@ fn levels_that_were_there_stay_and_those_that_were_made_go_with_the_last() {
     assert!(!new.exists() && old.exists());
     std::fs::remove_dir(&old).unwrap();
 }
+
+/// As `protocol::Cgroup` has it: `a/b` below the scratch directory.
+fn wanted(scratch: &Scratch) -> protocol::Cgroup {
+    use std::os::unix::ffi::OsStrExt;
+    protocol::Cgroup {
+        root: scratch.0.as_os_str().as_bytes().to_vec(),
+        parts: vec![b"a".to_vec(), b"b".to_vec()],
+        leaf: b"nr-aaaaaaaaaaaaaaaa".to_vec(),
+        limits: Vec::new(),
+    }
+}
+
+#[test]
+fn a_sweep_removes_the_levels_of_one_that_died_before_it_had_made_all() {
+    let Some(scratch) = Scratch::new("sweep_levels") else { return };
+    let outer = scratch.0.join("a");
+    let mut levels = Levels::default();
+    assert!(levels.enter(&outer).is_ok_and(|entered| entered));
+    // Killed here.
+    std::mem::forget(levels);
+    assert!(Cgroup::sweep(&wanted(&scratch)).is_ok());
+    let left = outer.exists();
+    let _ = std::fs::remove_dir(&outer);
+    assert!(!left, "the outer level is marked, and empty");
+}
