@@ -26,6 +26,15 @@ defmodule NetRunner.Test.Chaos do
     |> Enum.sort_by(& &1.seed)
   end
 
+  @doc "The result of one round with this plan; nothing of it is left, whatever came of it."
+  def play_one(plan, vm_mark) do
+    Process.flag(:trap_exit, true)
+    vm_mark = of_worker(vm_mark, 1)
+    {result, victim} = round(plan, nil, vm_mark)
+    if victim, do: discard(victim, vm_mark)
+    result
+  end
+
   @doc "Ends what may be left of them, wherever they were interrupted."
   def clean_up(vm_mark), do: for(worker <- 1..@at_a_time, do: Marked.clean_up(of_worker(vm_mark, worker)))
 
@@ -34,7 +43,7 @@ defmodule NetRunner.Test.Chaos do
   defp rounds(seeds, vm_mark) do
     # The port of a victim that dies while it is written to ends with :epipe.
     Process.flag(:trap_exit, true)
-    {results, victim} = Enum.map_reduce(seeds, nil, &round(&1, &2, vm_mark))
+    {results, victim} = Enum.map_reduce(seeds, nil, &round(Round.plan(&1), &2, vm_mark))
     if victim, do: discard(victim, vm_mark)
     results
   end
@@ -43,8 +52,7 @@ defmodule NetRunner.Test.Chaos do
   @attempts 5
 
   # Some victim, or nil.
-  defp round(seed, victim, vm_mark, attempts \\ @attempts) do
-    plan = Round.plan(seed)
+  defp round(plan, victim, vm_mark, attempts \\ @attempts) do
     victim = if victim && not plan.terminal?, do: victim, else: replace(victim, plan.terminal?, vm_mark)
 
     try do
@@ -67,7 +75,7 @@ defmodule NetRunner.Test.Chaos do
     end
     |> case do
       {:played, result, victim} -> {result, victim}
-      {:missed, victim} -> round(seed, victim, vm_mark, attempts - 1)
+      {:missed, victim} -> round(plan, victim, vm_mark, attempts - 1)
     end
   end
 
@@ -82,7 +90,8 @@ defmodule NetRunner.Test.Chaos do
       tolerated: 0,
       hit: [],
       missed: [],
-      wrong: [what]
+      wrong: [what],
+      groups: []
     }
   end
 

@@ -2,8 +2,11 @@ defmodule NetRunner.Test.Chaos.Marked do
   @moduledoc false
   # The processes of a victim, wherever they are in the tree of processes by now: each has inherited a variable that
   # names its victim, and each command one that names the command.
+  #
+  # Who forks the next process and exits is not there for long enough to be seen, but all of them are in one process
+  # group, and somebody of it has been seen before: the groups are remembered, until they are forgotten.
 
-  alias NetRunner.Test.OS
+  alias NetRunner.Test.{Group, OS}
 
   @vm "NETRUNNER_CHAOS_VM"
   @command "NETRUNNER_CHAOS_COMMAND"
@@ -31,8 +34,14 @@ defmodule NetRunner.Test.Chaos.Marked do
 
   @doc "All that live and carry the mark of this VM, with the mark of their command. A zombie has no environment."
   def living(vm_mark) do
-    needle = "#{@vm}=#{vm_mark}\0"
+    living = seen(needle(vm_mark))
+    remember(vm_mark, for(one <- living, do: {one.group, one.mark}))
+    living
+  end
 
+  defp needle(vm_mark), do: "#{@vm}=#{vm_mark}\0"
+
+  defp seen(needle) do
     for entry <- File.ls!("/proc"),
         {os_pid, ""} <- [Integer.parse(entry)],
         {:ok, environment} <- [File.read("/proc/#{os_pid}/environ")],
@@ -49,6 +58,69 @@ defmodule NetRunner.Test.Chaos.Marked do
     end
   end
 
+  # -- groups ------------------------------------------------------------------------------------------
+
+  # What a test has begun the end of it cleans up, in another process.
+  defp store do
+    case Agent.start(fn -> %{} end, name: __MODULE__) do
+      {:ok, store} -> store
+      {:error, {:already_started, store}} -> store
+    end
+  end
+
+  defp remember(vm_mark, groups) do
+    Agent.update(store(), &Map.update(&1, vm_mark, MapSet.new(groups), fn all -> Enum.into(groups, all) end))
+  end
+
+  @doc "The process groups of the commands of this VM that `living/1` has seen, each with the mark of the command."
+  def groups(vm_mark), do: for({_, mark} = one <- all_groups(vm_mark), mark != nil, do: one)
+
+  defp all_groups(vm_mark), do: Agent.get(store(), &Map.get(&1, vm_mark, []))
+
+  @doc "Forgets the groups, which are known to be no more: their numbers are used again."
+  def forget(vm_mark), do: Agent.update(store(), &Map.delete(&1, vm_mark))
+
+  @doc "Those of these groups that have a member, be it a zombie, and not one without the mark: that is another group."
+  def inhabited(vm_mark, groups) do
+    case Group.inhabited(groups) do
+      [] ->
+        []
+
+      groups ->
+        strangers = for one <- Group.members(groups), stranger?(one.os_pid, needle(vm_mark)), do: one.group
+        groups -- strangers
+    end
+  end
+
+  # A zombie has no environment, and whoever has exited no file.
+  defp stranger?(os_pid, needle) do
+    case File.read("/proc/#{os_pid}/environ") do
+      {:ok, environment} -> environment != "" and :binary.match(environment, needle) == :nomatch
+      {:error, _posix} -> false
+    end
+  end
+
+  @doc "The members of these groups that live, also those that nobody has seen. They are stopped."
+  def stop(vm_mark, groups) do
+    {strangers, ours} =
+      vm_mark
+      |> inhabited(groups)
+      |> Group.stop()
+      |> Enum.split_with(&stranger?(&1.os_pid, needle(vm_mark)))
+
+    Group.signal(Enum.uniq(for one <- strangers, do: one.group), "CONT")
+    for one <- ours, do: Map.put(one, :mark, mark_of(one.os_pid))
+  end
+
+  @doc "SIGKILL to those of these groups in which somebody lives. Whether there was none."
+  def end_groups(vm_mark, groups) do
+    living = stop(vm_mark, groups)
+    Group.signal(Enum.uniq(for one <- living, do: one.group), "KILL")
+    living == []
+  end
+
+  # -- the end -----------------------------------------------------------------------------------------
+
   @doc "Those of these identities that are zombies and not init's, which reaps them when it has the time."
   def zombies(identities) do
     for {os_pid, start} <- identities,
@@ -56,13 +128,15 @@ defmodule NetRunner.Test.Chaos.Marked do
         do: stat
   end
 
-  @doc "SIGKILL to all that carry the mark, until there is none."
+  @doc "SIGKILL to all that carry the mark, and to all in their groups, until there is none."
   def clean_up(vm_mark) do
     OS.eventually(fn ->
       left = living(vm_mark)
       OS.clean_up(for one <- left, do: {one.os_pid, one.start})
-      left == []
+      left == [] and end_groups(vm_mark, Enum.uniq(for {group, _mark} <- all_groups(vm_mark), do: group))
     end)
+
+    forget(vm_mark)
   end
 
   @doc "For messages of failed rounds."

@@ -3,7 +3,7 @@ defmodule NetRunner.Test.Chaos.Round do
   # One round: a victim is loaded, something is killed at some moment, and what is left is looked for from outside.
   # All that is a matter of chance comes from the round's seed.
 
-  alias NetRunner.Test.{OS, Victim}
+  alias NetRunner.Test.{Group, OS, Victim}
   alias NetRunner.Test.Chaos.{Kills, Load, Marked, Shapes, Shots}
 
   @commands 1..6
@@ -18,7 +18,7 @@ defmodule NetRunner.Test.Chaos.Round do
 
   @typedoc """
   What became of it. `ms`: from the kill until nothing was left of what had to end; `hit`: what was
-  there to be killed; `missed`: what had ended by itself.
+  there to be killed; `missed`: what had ended by itself; `groups`: the process groups of its commands.
   """
   @type result :: %{
           kind: atom(),
@@ -30,7 +30,8 @@ defmodule NetRunner.Test.Chaos.Round do
           hangs: [String.t()],
           tolerated: non_neg_integer(),
           missed: [Kills.target()],
-          wrong: [String.t()]
+          wrong: [String.t()],
+          groups: [pos_integer()]
         }
 
   @doc "What happens in the round with this seed."
@@ -53,7 +54,10 @@ defmodule NetRunner.Test.Chaos.Round do
       moment: Enum.random(@moments),
       pick: :rand.uniform(),
       # Whether the victim has one.
-      terminal?: kind == :ctrl_c
+      terminal?: kind == :ctrl_c,
+      # Whether descendants of a command may live on that are not of its own process.
+      tolerant?: kind == :double_fault,
+      patience: @patience
     }
   end
 
@@ -113,17 +117,34 @@ defmodule NetRunner.Test.Chaos.Round do
       # It is played again.
       round.result.missed != [] -> round.result
       # All of it: the VM, the fork server, shepherds and commands.
-      Kills.vm_ends?(plan.targets) -> round |> await_all_gone(t0) |> Map.fetch!(:result)
-      plan.kind == :double_fault -> round |> await_commands(t0, must_end) |> settle() |> end_of_round()
+      Kills.vm_ends?(plan.targets) -> round |> await_all_gone(t0) |> result()
+      plan.tolerant? -> round |> await_commands(t0, must_end) |> settle() |> end_of_round()
       must_end == [] -> round |> settle() |> end_of_round()
       true -> round |> await_gone(t0, &Marked.of?(&1.mark, must_end)) |> settle() |> end_of_round()
     end
   end
 
-  defp end_of_round(round), do: census(round).result
+  defp end_of_round(round), do: round |> census() |> result()
 
-  defp empty,
-    do: %{ms: nil, survivors: [], zombies: [], hangs: [], tolerated: 0, hit: [], missed: [], wrong: []}
+  defp result(%{result: result, vm_mark: vm_mark}) do
+    groups = groups(vm_mark, fn _one -> true end)
+    if result.survivors == [], do: Marked.forget(vm_mark)
+    %{result | groups: groups}
+  end
+
+  defp empty do
+    %{
+      ms: nil,
+      survivors: [],
+      zombies: [],
+      hangs: [],
+      tolerated: 0,
+      hit: [],
+      missed: [],
+      wrong: [],
+      groups: []
+    }
+  end
 
   # The moment is what this suite is about: this is no waiting for something.
   defp await_moment(%{plan: plan} = round) do
@@ -227,11 +248,12 @@ defmodule NetRunner.Test.Chaos.Round do
     zombies = zombies(round, of?)
 
     cond do
-      living == [] and zombies == [] ->
+      # One that hops is seen nowhere.
+      living == [] and zombies == [] and Marked.inhabited(round.vm_mark, groups(round.vm_mark, of?)) == [] ->
         put_in(round.result.ms, now() - t0)
 
-      now() - t0 > @patience ->
-        left(round, living, zombies)
+      now() - t0 > round.plan.patience ->
+        last_look(round, t0, of?)
 
       true ->
         # A look at all processes of the system is work: others are to have half of the time.
@@ -245,6 +267,26 @@ defmodule NetRunner.Test.Chaos.Round do
     end
   end
 
+  # Groups may have nobody in them but zombies that init has not reaped yet. Whoever else is in them has had the time
+  # to end: now he can be stopped, which could have helped to end him.
+  defp last_look(round, t0, of?) do
+    groups = groups(round.vm_mark, of?)
+    stopped = Marked.stop(round.vm_mark, groups)
+    living = Enum.filter(Marked.living(round.vm_mark), of?)
+    members = for one <- Group.members(Marked.inhabited(round.vm_mark, groups)), do: {one.os_pid, one.start}
+    of_groups = Enum.reject(Marked.zombies(members), &(&1.parent in round.stopped))
+    zombies = Enum.uniq_by(zombies(round, of?) ++ of_groups, & &1.os_pid)
+
+    case Enum.uniq_by(living ++ stopped, & &1.os_pid) do
+      [] when zombies == [] -> put_in(round.result.ms, now() - t0)
+      living -> left(round, living, zombies)
+    end
+  end
+
+  defp groups(vm_mark, of?) do
+    Enum.uniq(for {group, mark} <- Marked.groups(vm_mark), of?.(%{os_pid: group, mark: mark}), do: group)
+  end
+
   # The double fault: the command itself dies by the kernel's hand; its descendants may live, and are ended here.
   defp await_commands(%{commands: [_ | _]} = round, t0, must_end) do
     alive =
@@ -254,15 +296,19 @@ defmodule NetRunner.Test.Chaos.Round do
 
     cond do
       alive == [] ->
-        left = Enum.filter(Marked.living(round.vm_mark), &Marked.of?(&1.mark, must_end))
+        ms = now() - t0
+        of? = &Marked.of?(&1.mark, must_end)
+        groups = groups(round.vm_mark, of?)
+        stopped = Marked.stop(round.vm_mark, groups)
+        left = Enum.uniq_by(stopped ++ Enum.filter(Marked.living(round.vm_mark), of?), & &1.os_pid)
 
         OS.eventually(fn ->
-          end_all(Enum.filter(Marked.living(round.vm_mark), &Marked.of?(&1.mark, must_end)))
+          end_all(Enum.filter(Marked.living(round.vm_mark), of?)) and Marked.end_groups(round.vm_mark, groups)
         end)
 
-        %{round | result: %{round.result | ms: now() - t0, tolerated: length(left)}}
+        %{round | result: %{round.result | ms: ms, tolerated: length(left)}}
 
-      now() - t0 > @patience ->
+      now() - t0 > round.plan.patience ->
         left(round, alive, [])
 
       true ->
@@ -297,7 +343,12 @@ defmodule NetRunner.Test.Chaos.Round do
 
   defp settle(round) do
     :released = ask(round.victim, :release)
-    {:settled, results, again} = ask(round.victim, {:settle, Kills.disturbs?(round.plan.targets)}, 120_000)
+
+    {:settled, results, again} =
+      watching(round, fn ->
+        ask(round.victim, {:settle, Kills.disturbs?(round.plan.targets)}, 120_000)
+      end)
+
     t0 = now()
     hangs = for {entry, {:hangs, stack}} <- results, do: inspect({entry, stack}, limit: :infinity)
 
@@ -315,6 +366,30 @@ defmodule NetRunner.Test.Chaos.Round do
       %{survivors: [], zombies: [], ms: nil} -> await_gone(round, t0, & &1.mark)
       %{survivors: [], zombies: [], ms: ms} -> put_in(await_gone(round, t0, & &1.mark).result.ms, ms)
       _left -> round
+    end
+  end
+
+  # Commands may have started since the last look, and so may daemons meanwhile: their groups are learnt. No command
+  # ends sooner than this that is not told to, but for those that end by themselves.
+  @glance 100
+
+  defp watching(round, fun) do
+    watcher = spawn_link(fn -> watch(round.vm_mark) end)
+
+    try do
+      fun.()
+    after
+      Process.unlink(watcher)
+      Process.exit(watcher, :kill)
+    end
+  end
+
+  defp watch(vm_mark) do
+    Marked.living(vm_mark)
+
+    receive do
+    after
+      @glance -> watch(vm_mark)
     end
   end
 
