@@ -5,6 +5,7 @@ defmodule NetRunner.System.ForkBombTest do
   use NetRunner.Test.SystemCase, async: false
 
   alias NetRunner.Test.Chaos.Marked
+  alias NetRunner.Test.Group
 
   # By itself a bomb ends after so many seconds, which is too late for every test here.
   @seconds "40"
@@ -91,13 +92,15 @@ defmodule NetRunner.System.ForkBombTest do
   end
 
   describe "a chain, of which each process forks the next and exits" do
-    # The command is its first process; the others are what it leaves.
+    # The command is its first process; the others are what it leaves. No look at /proc comes to see one of them: what
+    # says that none is left is the end of stderr, which each of them holds, and in one group that this is empty.
     test "in one group", context do
       assert {"ready\n", 0, stderr} =
                NetRunner.run(bomb("chain", "0", nil), [stderr: :capture] ++ context.options)
 
       assert Marked.living(context.mark) == []
-      processes = who(stderr)
+      processes = [{group, _, _} | _] = who(stderr)
+      assert Group.inhabited([group]) == []
       assert length(processes) > 10
       assert Enum.uniq_by(processes, &elem(&1, 0)) == processes
       assert_one_group(processes)

@@ -4,6 +4,7 @@ defmodule NetRunner.System.StopSequenceTest do
   use NetRunner.Test.SystemCase, async: false
 
   alias NetRunner.Test.Chaos.Marked
+  alias NetRunner.Test.Group
 
   @everything ["trap" | Tree.shapes()]
 
@@ -156,11 +157,19 @@ defmodule NetRunner.System.StopSequenceTest do
   end
 
   test "a process that is never the same for long is caught" do
-    {ms, {:error, :timeout}} =
-      timed(fn -> NetRunner.run(Tree.command(~w(hopping hopping)), timeout: 300, kill_timeout: 300) end)
+    {:ok, p} = Proc.start("perl", Tree.arguments(~w(hopping hopping)), kill_timeout: 300)
+    %{root: {group, _start}} = Tree.read(p)
+    assert Group.inhabited([group]) == [group]
 
-    assert OS.commands() == []
+    {ms, result} = timed(fn -> Proc.shutdown(p) end)
+
+    # No look at /proc comes to see it: but it is in the command's group, which has nobody in it, no zombie either.
+    left = Group.inhabited([group])
+    Group.clean_up(left)
+    assert left == []
+    assert result == {:ok, 143}
     assert ms < 10_000
+    assert :ok = Proc.stop(p)
   end
 
   test "shutdown, stop and await_exit from many processes at once all return when it is over" do
