@@ -5,7 +5,7 @@ defmodule NetRunner.Test.SystemCase do
 
   use ExUnit.CaseTemplate
 
-  alias NetRunner.Test.OS
+  alias NetRunner.Test.{Group, OS}
 
   using do
     quote do
@@ -31,6 +31,9 @@ defmodule NetRunner.Test.SystemCase do
     ExUnit.AssertionError ->
       left = OS.commands()
       OS.clean_up(for one <- left, do: {one.os_pid, one.start})
+
+      # One that forks the next and exits has another number by now, and the same group. A command leads its session.
+      Group.clean_up(Enum.uniq(for one <- left, one.group == one.session, do: one.group))
       reraise "the test has left processes behind: #{inspect(left)}", __STACKTRACE__
   end
 
