@@ -21,7 +21,9 @@ defmodule NetRunner.Test.Census do
     looks = for _ <- 1..@looks, do: pause() && inside()
     again = count()
     inside = Map.take(again, Map.keys(hd(looks)))
-    if again == count and Enum.all?(looks, &(&1 == inside)), do: again, else: at_rest(again)
+    # A shepherd that runs, or has not been reaped, is seen so twice on a busy machine, and is not at rest.
+    rest? = Enum.all?(again.shepherds, &(&1 not in ["R", "D", "Z"]))
+    if rest? and again == count and Enum.all?(looks, &(&1 == inside)), do: again, else: at_rest(again)
   end
 
   defp pause do
