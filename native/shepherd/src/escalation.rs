@@ -312,6 +312,17 @@ mod tests {
         assert_eq!(steps(&mut escalation, later), [Step::KillAll]);
     }
 
+    /// As when the shepherd was stopped: the descendants outside the group have had nothing yet.
+    #[test]
+    fn a_report_that_is_due_before_the_first_sigkill_to_all_does_not_replace_it() {
+        let now = Instant::now();
+        let mut escalation = Escalation::new(Duration::ZERO);
+        escalation.stop();
+        assert_eq!(steps(&mut escalation, now), [Step::KillGroup]);
+        let late = now + UNKILLABLE_AFTER * 2;
+        assert_eq!(steps(&mut escalation, late), [Step::ReportUnkillable, Step::KillAll]);
+    }
+
     #[test]
     fn what_is_due_again_waits_for_a_later_time() {
         let now = Instant::now();
