@@ -51,15 +51,18 @@ impl Levels {
 impl Drop for Levels {
     fn drop(&mut self) {
         for level in self.0.iter().rev() {
-            let is_ours = level.made_here || is_marked(&level.path);
-            // EBUSY: it has processes or groups; then those above it have one.
-            if !is_ours || rustix::fs::rmdir(&level.path).is_err_and(|errno| !is_gone(errno)) {
-                return;
+            let marked = if level.made_here { Ok(1) } else { read_mark(&level.path) };
+            match marked.and_then(|_| rustix::fs::rmdir(&level.path)) {
+                Ok(()) => {}
+                // Somebody else has removed it, or it was never made.
+                Err(errno) if is_gone(errno) => {}
+                // Not ours. Or EBUSY: it has processes or groups; then those above it have one.
+                Err(_) => return,
             }
         }
     }
 }
 
-fn is_marked(path: &Path) -> bool {
-    rustix::fs::getxattr(path, MARK, &mut [0; 1]).is_ok()
+fn read_mark(path: &Path) -> Result<usize, Errno> {
+    rustix::fs::getxattr(path, MARK, &mut [0; 1])
 }
