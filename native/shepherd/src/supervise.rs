@@ -154,7 +154,7 @@ impl Shepherd {
             let deadline = self.escalation.deadline().into_iter().chain(announcement).chain(look).min();
             let timeout = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
             // Before the exit only children count.
-            let cgroup = self.cgroup.as_ref().filter(|_| self.exited).map(Cgroup::watched);
+            let cgroup = self.cgroup.as_ref().filter(|_| self.exited).and_then(Cgroup::watched);
             let watched: Vec<Watched<'_>> = channel.watched().into_iter().chain(cgroup).collect();
             woken = os::wait(&watched, timeout)?;
             if orphans_elsewhere {

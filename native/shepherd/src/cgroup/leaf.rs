@@ -1,5 +1,6 @@
 //! The group of one command.
 
+use std::cell::Cell;
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -18,6 +19,8 @@ pub(super) struct Leaf {
     path: PathBuf,
     directory: OwnedFd,
     events: OwnedFd,
+    /// As the last look has found it.
+    removed: Cell<bool>,
 }
 
 /// Where killing has to be repeated.
@@ -58,7 +61,7 @@ impl Leaf {
 
     fn new(path: &Path, directory: OwnedFd) -> Result<Leaf, Errno> {
         let events = open_at(directory.as_fd(), c"cgroup.events", OFlags::RDONLY)?;
-        Ok(Leaf { path: path.to_owned(), directory, events })
+        Ok(Leaf { path: path.to_owned(), directory, events, removed: Cell::new(false) })
     }
 
     #[cfg(target_os = "linux")]
@@ -66,8 +69,9 @@ impl Leaf {
         self.directory.as_fd()
     }
 
-    pub(super) fn events(&self) -> BorrowedFd<'_> {
-        self.events.as_fd()
+    /// `None`: somebody has removed the leaf, and the file of what is gone is ready for ever (poll(2)).
+    pub(super) fn events(&self) -> Option<BorrowedFd<'_>> {
+        (!self.removed.get()).then(|| self.events.as_fd())
     }
 
     pub(super) fn open_file(&self, file: &CStr, mode: OFlags) -> Result<OwnedFd, Errno> {
@@ -87,7 +91,10 @@ impl Leaf {
         let mut text = [0; 256];
         match rustix::io::retry_on_intr(|| rustix::io::pread(&self.events, &mut text, 0)) {
             Ok(length) => text[..length].split(|byte| *byte == b'\n').any(|line| line == b"populated 1"),
-            Err(_) => false,
+            Err(_) => {
+                self.removed.set(true);
+                false
+            }
         }
     }
 

@@ -156,8 +156,9 @@ impl Cgroup {
         self.leaf.is_populated()
     }
 
-    pub(crate) fn watched(&self) -> Watched<'_> {
-        Watched { fd: self.leaf.events(), read: false, write: false, urgent: true }
+    /// Nothing, where somebody has removed it.
+    pub(crate) fn watched(&self) -> Option<Watched<'_>> {
+        self.leaf.events().map(|fd| Watched { fd, read: false, write: false, urgent: true })
     }
 
     /// Those that live in it.

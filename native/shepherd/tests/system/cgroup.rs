@@ -374,6 +374,30 @@ fn kept_leftovers_stay_in_the_group_until_they_end() {
     assert_eq!(group.below(), [""; 0]);
 }
 
+/// A file of a group that is gone is ready for ever (poll(2)).
+#[test]
+fn a_leaf_that_the_command_has_removed_is_not_waited_for() {
+    let Some(group) = Group::new("removed") else { return };
+    let fork_server = ForkServer::start();
+    let (reader, writer) = pipe();
+    let script = "echo $$ >\"$0/cgroup.procs\"; rmdir \"$1\"; exec 3<&0; sh -c 'read line' <&3 & exit 3";
+    let leaf = group.leaf("a", 'a');
+    let command = cmd(["sh", "-c", script, group.0.to_str().unwrap(), leaf.to_str().unwrap()]);
+    let mut session = fork_server.run(command.fd(0, reader).cgroup(group.request("a", 'a')).keep());
+    let shepherd = parent_of(session.started()).unwrap();
+    assert_eq!(session.exited().0, Exit::Status(3));
+    assert!(!leaf.exists());
+    // For as long as it takes to use some of the processor itself.
+    let (own, before) = (std::process::id().cast_signed(), processor_time(shepherd));
+    let end = processor_time(own) + 40;
+    while processor_time(own) < end {}
+    let used = processor_time(shepherd) - before;
+    assert!(used < 10, "{used} ticks");
+    drop(writer);
+    session.done_with_stats();
+    assert_eq!(group.below(), [""; 0]);
+}
+
 /// The stream of events is in order, and a shepherd that is killed by the group's own kill file is none of it.
 #[test]
 fn a_group_that_somebody_else_kills_is_an_exit_like_any() {

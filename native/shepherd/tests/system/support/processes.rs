@@ -77,6 +77,12 @@ pub(crate) fn state_of(pid: i32) -> Option<String> {
     Some(stat(pid)?[0].clone())
 }
 
+/// The processor time that a process has used, in clock ticks.
+pub(crate) fn processor_time(pid: i32) -> u64 {
+    let stat = stat(pid).unwrap();
+    stat[11].parse::<u64>().unwrap() + stat[12].parse::<u64>().unwrap()
+}
+
 pub(crate) fn children_of(parent: i32) -> Vec<i32> {
     let entries = std::fs::read_dir("/proc").unwrap();
     let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
