@@ -33,6 +33,8 @@ defmodule NetRunner.Cgroup do
 
   # NAME_MAX.
   @longest_part 255
+  # PATH_MAX, with the NUL byte, for the longest name below the last level, which the leaf's is not.
+  @longest_path 4_096 - byte_size("/cgroup.subtree_control\0")
 
   @doc """
   The group that the options ask for, `nil` if they ask for none. It has a name that no other has, so this is to be
@@ -48,7 +50,9 @@ defmodule NetRunner.Cgroup do
 
   defp locate(parts, limits, {:unix, :linux}) do
     with {:ok, root} <- root(Application.get_env(:net_runner, :cgroup_root)) do
-      {:ok, %{root: root, parts: parts, leaf: leaf(), limits: limits}}
+      if byte_size(Enum.join([root | parts], "/")) > @longest_path,
+        do: invalid(:too_long),
+        else: {:ok, %{root: root, parts: parts, leaf: leaf(), limits: limits}}
     end
   end
 

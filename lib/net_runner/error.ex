@@ -436,7 +436,7 @@ defmodule NetRunner.Error do
   defp cgroup_path_text(:dot_dot), do: "a part of it is \"..\""
   defp cgroup_path_text(:nul_byte), do: "it contains a NUL byte"
   defp cgroup_path_text(:newline), do: "it contains a newline"
-  defp cgroup_path_text(:too_long), do: "a part of it has more than 255 bytes"
+  defp cgroup_path_text(:too_long), do: "a part of it has more than 255 bytes, or all of it nearly 4,096"
 
   defp cgroup_path_text(:reserved),
     do: "a part of it looks like a group that NetRunner has made for one command"

@@ -112,6 +112,21 @@ defmodule NetRunner.System.CgroupTest do
       assert Cgroups.below(group) == []
     end
 
+    test "may be as deep as a path can name, and not deeper", %{group: group} do
+      # PATH_MAX is 4,096, and the longest name in the last level "/cgroup.subtree_control", with its NUL byte.
+      room = 4_096 - 24 - byte_size(Cgroups.path(group))
+      deepest = group <> String.duplicate("/" <> String.duplicate("x", 249), div(room, 250) - 1)
+      rest = 4_096 - 24 - byte_size(Cgroups.path(deepest))
+      # Of more than 250 and less than 500 bytes, with two slashes.
+      longest = deepest <> "/" <> String.duplicate("y", 200) <> "/" <> String.duplicate("y", rest - 202)
+      assert NetRunner.run(["true"], cgroup_path: longest) == {"", 0}
+
+      assert NetRunner.run(["true"], cgroup_path: longest <> "y") ==
+               {:error, {:invalid_cgroup_path, :too_long}}
+
+      assert Cgroups.below(group) == []
+    end
+
     @tag skip: @skip_without_root
     test "of another user is there, too", %{group: group} do
       assert {out, 0} = NetRunner.run(@where, cgroup_path: "#{group}/a", user: "nobody", cd: "/")
