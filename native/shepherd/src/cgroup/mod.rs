@@ -64,23 +64,24 @@ impl Cgroup {
         }
         controllers::check(&join(Path::new("/"), &wanted.root), &wanted.limits)?;
         for _ in 0..MOST_ATTEMPTS {
-            if let Some(cgroup) = Cgroup::attempt(wanted)? {
+            if let Some(cgroup) = Cgroup::attempt(wanted, vm)? {
                 return Ok(cgroup);
             }
             let _ = poll(&mut [PollFd::from_borrowed_fd(vm, os::HANG_UP)], Some(&PAUSE));
-            if os::hung_up(vm) {
-                return Err(Failure::new(Stage::Fork, Errno::CANCELED));
-            }
         }
         Err(failed(CgroupStep::Create, Errno::AGAIN))
     }
 
     /// `None`: somebody else has removed a part of it, or is about to.
-    fn attempt(wanted: &protocol::Cgroup) -> Result<Option<Cgroup>, Failure> {
+    fn attempt(wanted: &protocol::Cgroup, vm: BorrowedFd<'_>) -> Result<Option<Cgroup>, Failure> {
         let mut path = join(Path::new("/"), &wanted.root);
         let mut levels = Levels::default();
         let controllers = controllers::needed(&wanted.limits);
         for part in &wanted.parts {
+            // There can be two thousand.
+            if os::hung_up(vm) {
+                return Err(Failure::new(Stage::Fork, Errno::CANCELED));
+            }
             if !controllers::enable(&path, &controllers)? {
                 return Ok(None);
             }

@@ -144,3 +144,14 @@ fn a_sweep_removes_the_levels_of_one_that_died_before_it_had_made_all() {
     let _ = std::fs::remove_dir(&outer);
     assert!(!left, "the outer level is marked, and empty");
 }
+
+#[test]
+fn nothing_is_made_for_a_vm_that_has_hung_up() {
+    let Some(scratch) = Scratch::new("hung_up") else { return };
+    let (vm, ours) = std::os::unix::net::UnixStream::pair().unwrap();
+    drop(vm);
+    let made = Cgroup::make(&wanted(&scratch), std::os::fd::AsFd::as_fd(&ours));
+    let failure = made.err().map(|failure| failure.event());
+    let errno = Errno::CANCELED.raw_os_error();
+    assert_eq!(failure, Some(protocol::Event::Failed { stage: Stage::Fork, errno }));
+}
