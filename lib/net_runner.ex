@@ -92,7 +92,8 @@ defmodule NetRunner do
 
   With `cgroup_path: "job/123"` (Linux, cgroups v2) the command is born in a fresh group `job/123/nr-…`, below the cgroup2 mount
   or below what the application's environment names: `config :net_runner, cgroup_root: "my_app"`, a path below the mount, or
-  `:self`, the VM's own group. It cannot leave it without privileges, and neither can what it starts: at the end, at
+  `:self`, the VM's own group. What it starts is in there, too. Only who may write to the hierarchy can leave: root, and in a
+  part that was delegated to the VM's user a command of that user (give it another `:user`). At the end, at
   `:kill_timeout`, everything in the group gets SIGKILL at once, also what cannot be signalled (a set-user-ID program), what forks
   faster than it is found, and what a shepherd and a fork server that were killed together have left.
 

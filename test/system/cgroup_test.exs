@@ -127,6 +127,19 @@ defmodule NetRunner.System.CgroupTest do
       assert Cgroups.below(group) == []
     end
 
+    test "cannot be where there is a file, or only threads may be", %{group: group} do
+      assert NetRunner.run(["true"], cgroup_path: "#{group}/cgroup.procs") ==
+               {:error, {:cgroup, {:create, :enotdir}}}
+
+      File.mkdir!(Cgroups.path("#{group}/threads"))
+      Cgroups.write("#{group}/threads", "cgroup.type", "threaded")
+
+      assert NetRunner.run(["true"], cgroup_path: "#{group}/threads/a") ==
+               {:error, {:cgroup, {:join, :enotsup}}}
+
+      assert Cgroups.below(group) == ["threads"]
+    end
+
     @tag skip: @skip_without_root
     test "of another user is there, too", %{group: group} do
       assert {out, 0} = NetRunner.run(@where, cgroup_path: "#{group}/a", user: "nobody", cd: "/")
