@@ -32,6 +32,16 @@ const DIRECTORY: OFlags =
     OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
 impl Leaf {
+    /// Nobody but this user can open it before it is locked: whoever can could lock it.
+    pub(super) fn make_directory(path: &Path) -> Result<(), Errno> {
+        rustix::fs::mkdir(path, Mode::from_raw_mode(0o700))
+    }
+
+    /// Once it is locked.
+    pub(super) fn publish(&self) -> Result<(), Errno> {
+        rustix::fs::fchmod(&self.directory, Mode::from_raw_mode(0o755))
+    }
+
     /// `None`: it has a living shepherd, or is gone.
     pub(super) fn lock(path: &Path) -> Result<Option<Leaf>, Errno> {
         match open_directory(path) {

@@ -19,7 +19,6 @@ use std::time::{Duration, Instant};
 
 use protocol::{CgroupStats, CgroupStep, Stage};
 use rustix::event::{PollFd, Timespec, poll};
-use rustix::fs::{Mode, mkdir};
 use rustix::io::Errno;
 
 use crate::launch::Failure;
@@ -97,10 +96,9 @@ impl Cgroup {
             sweep_siblings(&path);
         }
         let path = join(&path, &wanted.leaf);
-        match mkdir(&path, Mode::from_raw_mode(0o755)) {
-            Ok(()) => {}
-            // It is there: that of the attempt before, which somebody else is about to remove.
-            Err(Errno::EXIST) => return Ok(None),
+        match Leaf::make_directory(&path) {
+            // Or that of the attempt before, for nobody else has this name.
+            Ok(()) | Err(Errno::EXIST) => {}
             Err(errno) if is_gone(errno) => return Ok(None),
             Err(errno) => return Err(failed(CgroupStep::Create, errno)),
         }
@@ -112,6 +110,7 @@ impl Cgroup {
         let Some(leaf) = locked else {
             return Ok(None);
         };
+        leaf.publish().map_err(|errno| failed(CgroupStep::Create, errno))?;
         controllers::limit(&leaf, &wanted.limits)?;
         Ok(Some(Cgroup { leaf, _levels: levels }))
     }

@@ -155,3 +155,25 @@ fn nothing_is_made_for_a_vm_that_has_hung_up() {
     let errno = Errno::CANCELED.raw_os_error();
     assert_eq!(failure, Some(protocol::Event::Failed { stage: Stage::Fork, errno }));
 }
+
+#[test]
+fn a_leaf_is_its_makers_alone_until_it_is_locked() {
+    use std::os::unix::fs::PermissionsExt;
+    let Some(scratch) = Scratch::new("mode") else { return };
+    // No name that is swept.
+    let wanted = protocol::Cgroup { leaf: b"leaf".to_vec(), ..wanted(&scratch) };
+    let path = scratch.0.join("a/b/leaf");
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    let mode = || std::fs::metadata(&path).unwrap().permissions().mode() & 0o777;
+    Leaf::make_directory(&path).unwrap();
+    assert_eq!(mode(), 0o700);
+    // That of an attempt before, which nobody has removed.
+    let (_vm, ours) = std::os::unix::net::UnixStream::pair().unwrap();
+    let Ok(cgroup) = Cgroup::make(&wanted, std::os::fd::AsFd::as_fd(&ours)) else { panic!("not made") };
+    assert_eq!(mode(), 0o755);
+    drop(cgroup);
+    assert!(!path.exists());
+    for level in ["a/b", "a"] {
+        std::fs::remove_dir(scratch.0.join(level)).unwrap();
+    }
+}
