@@ -52,6 +52,12 @@ defmodule NetRunner.ForkServer do
   @spec renew(t() | nil) :: {:ok, t()} | {:error, term()}
   def renew(dead), do: call({:renew, dead})
 
+  @doc "As `current/0`, to end what is left: the one that is there serves while the application stops, too."
+  @spec last() :: {:ok, t()} | {:error, term()}
+  def last do
+    with {:error, :not_started} <- current(), do: renew(nil)
+  end
+
   @doc "This fork server does not answer: it is killed, and another one started."
   @spec unresponsive(t()) :: :ok
   def unresponsive(fork_server), do: GenServer.cast(__MODULE__, {:unresponsive, fork_server})

@@ -439,6 +439,26 @@ defmodule NetRunner.System.CgroupTest do
       assert Enum.uniq(results) -- [error: :shepherd_died, error: :timeout] == []
     end
 
+    test "shepherd, and its server hears of it when the application stops already", %{group: group} do
+      victim =
+        Victim.start("""
+        Logger.configure(level: :none)
+        {:ok, p} = Proc.start("sleep", ["1000"], cgroup_path: "#{group}/a", owner: nil)
+        shepherd = NetRunner.Test.OS.shepherd(Proc.os_pid(p))
+        :sys.suspend(p)
+        NetRunner.Test.OS.kill(shepherd, "KILL")
+        stop = Task.async(fn -> Application.stop(:net_runner) end)
+        NetRunner.Test.OS.eventually(fn -> NetRunner.ForkServer.current() == {:error, :not_started} end)
+        :sys.resume(p)
+        :ok = Task.await(stop, 60_000)
+        say.(:stopped)
+        wait.()
+        """)
+
+      assert Victim.term(victim) == :stopped
+      assert Cgroups.below(group) == []
+    end
+
     # Its child cannot exec, and has not asked for its parent-death signal yet.
     test "shepherd of a command that is born frozen", %{group: group} do
       File.mkdir!(Cgroups.path("#{group}/frozen"))

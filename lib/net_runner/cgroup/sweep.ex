@@ -36,7 +36,7 @@ defmodule NetRunner.Cgroup.Sweep do
   end
 
   defp attempt(group, deadline, attempts) do
-    with {:ok, {resource, _counts} = fork_server} <- ForkServer.current() do
+    with {:ok, {resource, _counts} = fork_server} <- ForkServer.last() do
       case Nif.sweep(resource, group) do
         {:ok, control} ->
           with :again <- await(control, make_ref(), deadline), do: again(group, deadline, attempts)
