@@ -126,10 +126,14 @@ defmodule NetRunner.Test.FaultyRound do
   end
 
   # Commands, and idle shepherds, if there are not as many as there should be. One that has died while it was
-  # idle is found, and replaced, when it is taken.
+  # idle is found, and replaced, when it is taken; one that could not be forked is forked with the next command.
   defp left do
     for _ <- 1..@idle_shepherds, do: bounded(:run)
-    OS.eventually(fn -> below() == {[], 1 + @idle_shepherds} end)
+
+    OS.eventually(fn ->
+      if below() == {[], 1 + @idle_shepherds}, do: true, else: bounded(:run) && false
+    end)
+
     []
   rescue
     ExUnit.AssertionError -> [commands_and_shepherds: below()]

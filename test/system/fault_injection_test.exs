@@ -228,7 +228,7 @@ defmodule NetRunner.System.FaultInjectionTest do
   defp some(errnos), do: soak(Enum.take(errnos, 1), errnos)
 
   # The first one is not like the others.
-  @often ~w(ppoll recvmsg sendmsg)
+  @often ~w(ppoll recvmsg sendmsg waitid)
 
   # The n-th call of each kind that a process of each role makes, for a few n, or many; each with one of its
   # errors, or all.

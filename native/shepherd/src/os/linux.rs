@@ -210,7 +210,8 @@ fn number(value: libc::c_long) -> u64 {
 /// session is looked at, too.
 pub(crate) fn any_child_alive(command: Pid) -> bool {
     let options = WaitIdOptions::STOPPED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
-    let child_lives = !matches!(rustix::process::waitid(WaitId::All, options), Err(Errno::CHILD));
+    let asked = rustix::io::retry_on_intr(|| rustix::process::waitid(WaitId::All, options));
+    let child_lives = !matches!(asked, Err(Errno::CHILD));
     if child_lives || is_subreaper() {
         return child_lives;
     }
