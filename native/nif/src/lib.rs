@@ -17,7 +17,6 @@ mod limits;
 mod pipe;
 mod pty;
 mod queue;
-mod reading;
 mod spawn;
 mod stdio;
 mod terminal;
