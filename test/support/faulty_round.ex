@@ -128,12 +128,8 @@ defmodule NetRunner.Test.FaultyRound do
   # Commands, and idle shepherds, if there are not as many as there should be. One that has died while it was
   # idle is found, and replaced, when it is taken; one that could not be forked is forked with the next command.
   defp left do
-    for _ <- 1..@idle_shepherds, do: bounded(:run)
-
-    OS.eventually(fn ->
-      if below() == {[], 1 + @idle_shepherds}, do: true, else: bounded(:run) && false
-    end)
-
+    for _ <- 0..@idle_shepherds, do: bounded(:run)
+    OS.eventually(fn -> below() == {[], 1 + @idle_shepherds} end)
     []
   rescue
     ExUnit.AssertionError -> [commands_and_shepherds: below()]

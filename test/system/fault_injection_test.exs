@@ -20,6 +20,7 @@ defmodule NetRunner.System.FaultInjectionTest do
     "dup3" => ~w(emfile),
     "execve" => ~w(enomem eagain),
     "fchdir" => ~w(eacces enomem),
+    "fchmod" => ~w(eperm),
     "fcntl" => ~w(emfile einval),
     "flock" => ~w(enomem eintr),
     "fork" => ~w(eagain enomem),
@@ -91,6 +92,7 @@ defmodule NetRunner.System.FaultInjectionTest do
   @missing Faults.missing()
   @moduletag skip: @missing
 
+  @tag timeout: 300_000
   test "each of the fork server, of a shepherd, of a command that is starting" do
     directory = tmp_dir()
 
@@ -108,7 +110,7 @@ defmodule NetRunner.System.FaultInjectionTest do
   end
 
   # What is not made or used for a group stands in the plans of the test above.
-  @calls_for_a_group ~w(clone3 flock fstat getdents64 getxattr mkdir mkdirat newfstatat openat poll pread64 read rmdir
+  @calls_for_a_group ~w(clone3 fchmod flock fstat getdents64 getxattr mkdir mkdirat newfstatat openat poll pread64 read rmdir
                         setxattr statx unlinkat write)
 
   @tag skip: @missing || Cgroups.skip() || false
@@ -228,7 +230,7 @@ defmodule NetRunner.System.FaultInjectionTest do
   defp some(errnos), do: soak(Enum.take(errnos, 1), errnos)
 
   # The first one is not like the others.
-  @often ~w(ppoll recvmsg sendmsg waitid)
+  @often ~w(ppoll recvmsg sendmsg)
 
   # The n-th call of each kind that a process of each role makes, for a few n, or many; each with one of its
   # errors, or all.
