@@ -47,18 +47,17 @@ defmodule NetRunner.Input do
   end
 
   @doc """
-  Writes one piece. `:more`: to be called again; `:wait`: to be called again when the message with this reference
-  has come. At `:done` there is nothing more to write, or nobody who reads. After an error of the file, and of a line
+  Writes one piece. `:more`: to be called again; `:wait`: to be called again after the message of `Nif.wait/3`.
+  At `:done` there is nothing more to write, or nobody who reads. After an error of the file, and of a line
   that is too long for a terminal, too, the input is closed; the command must not take that for the end of its input.
   """
-  @spec write(t(), Nif.pipe(), reference()) ::
-          {:more, t()} | {:wait, t()} | :done | {:error, {:input, atom()}}
-  def write({[], nil}, _pipe, _ref), do: :done
+  @spec write(t(), Nif.pipe()) :: {:more, t()} | {:wait, t()} | :done | {:error, {:input, atom()}}
+  def write({[], nil}, _pipe), do: :done
 
-  def write({[], file}, pipe, ref) do
+  def write({[], file}, pipe) do
     case :file.read(file, @file_read) do
       {:ok, data} ->
-        write({[data], file}, pipe, ref)
+        write({[data], file}, pipe)
 
       :eof ->
         close({[], file})
@@ -70,8 +69,8 @@ defmodule NetRunner.Input do
     end
   end
 
-  def write({data, file}, pipe, ref) do
-    case Nif.write(pipe, ref, data) do
+  def write({data, file}, pipe) do
+    case Nif.write(pipe, data) do
       :ok ->
         {:more, {[], file}}
 

@@ -1,13 +1,13 @@
 defmodule NetRunner.Nif do
   @moduledoc false
-  # Stubs of native/nif. Nothing here blocks a scheduler: a call that cannot go on says `:wait`, and the
-  # caller gets one message with the reference it gave. That message is always one of
+  # Stubs of native/nif. Nothing here blocks a scheduler: a call that cannot go on says `:wait`. The caller then
+  # calls wait/3, and gets one message with the reference it gives. That message is always one of
   #
-  #     {:select, resource, ref, :ready_input | :ready_output}   from the VM: call again with the same ref
+  #     {:select, resource, ref, :ready_input | :ready_output}   from the VM: call again
   #     {:select, resource, ref, :closed}                        the pipe was closed or failed: call again,
   #                                                              the call then says why
   #
-  # After `:wait` the caller must either receive that message or call `cancel/3`; until then it holds its
+  # After `:wait` it must either do that and receive the message, or call `cancel/2`; until then it holds its
   # place in the queue of that direction of the pipe (first come, first served). A caller that dies loses it.
   #
   # `posix` is an errno as a lower-case atom, `{stage, posix}` says what was being done.
@@ -166,23 +166,26 @@ defmodule NetRunner.Nif do
   # -- pipes ---------------------------------------------------------------------------------------
 
   # At most `max` bytes, at least one.
-  @spec read(pipe(), reference(), max :: pos_integer()) ::
-          {:ok, binary()} | :eof | :wait | {:error, atom()}
-  def read(_pipe, _ref, _max), do: nif()
+  @spec read(pipe(), max :: pos_integer()) :: {:ok, binary()} | :eof | :wait | {:error, atom()}
+  def read(_pipe, _max), do: nif()
 
-  # `{:wait, rest}`: the message will say when to go on with `rest`. `{:again, rest}`: go on now (the time
+  # `{:wait, rest}`: go on with `rest` after the message of wait/3. `{:again, rest}`: go on now (the time
   # slice was used up). In both the caller keeps its place in the queue, so that no other writer's bytes
   # come between. {:error, :epipe}: nobody reads any more. {:error, :line_too_long}: of a terminal in canonical
   # mode; nothing of that line was written.
-  @spec write(pipe(), reference(), iovec :: [binary()]) ::
+  @spec write(pipe(), iovec :: [binary()]) ::
           :ok | {:wait, [binary()]} | {:again, [binary()]} | {:error, atom()}
-  def write(_pipe, _ref, _iovec), do: nif()
+  def write(_pipe, _iovec), do: nif()
 
   # The end of the input. Of a pipe: as close/1. A terminal gets its end-of-file character first, behind all that
-  # was written before, and twice when a line is unfinished; `:wait` is then as of write/3. In raw mode there is no
+  # was written before, and twice when a line is unfinished; `:wait` is then as of write/2. In raw mode there is no
   # such character, and nothing happens. :ok also when it is closed already.
-  @spec end_input(pipe(), reference()) :: :ok | :wait | {:error, :not_canonical}
-  def end_input(_pipe, _ref), do: nif()
+  @spec end_input(pipe()) :: :ok | :wait | {:error, :not_canonical}
+  def end_input(_pipe), do: nif()
+
+  # After `:wait`, once: the message will come.
+  @spec wait(pipe(), :read | :write, reference()) :: :ok
+  def wait(_pipe, _direction, _ref), do: nif()
 
   # Puts back what was read: it is read again before all else. It is not counted twice.
   @spec unread(pipe(), binary()) :: :ok
@@ -193,10 +196,10 @@ defmodule NetRunner.Nif do
           :ok | {:error, :not_a_pty | :closed | posix()}
   def set_window_size(_pipe, _rows, _cols), do: nif()
 
-  # Gives the caller's place back. :cancelled: no message will come. :sent: one has been sent and must be
-  # received.
-  @spec cancel(pipe(), :read | :write, reference()) :: :cancelled | :sent
-  def cancel(_pipe, _direction, _ref), do: nif()
+  # Gives the caller's place back. :cancelled: no message will come. :sent: after wait/3 one has been sent and must
+  # be received.
+  @spec cancel(pipe(), :read | :write) :: :cancelled | :sent
+  def cancel(_pipe, _direction), do: nif()
 
   # Closes our end. Everybody who waits is told, and gets {:error, :closed}; so does every later call.
   @spec close(pipe()) :: :ok

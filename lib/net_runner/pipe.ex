@@ -5,7 +5,9 @@ defmodule NetRunner.Pipe do
   # * The functions wait, but for read_within/3 without a time limit, so they leave only with a result; and whoever got
   #   `:wait` from the NIF has then received its message, or taken it back. So no message is left in the caller's mailbox.
   # * The reference is made in the function that receives: the VM then skips what was in the mailbox before
-  #   (Erlang efficiency guide, "Receiving messages").
+  #   (Erlang efficiency guide, "Receiving messages"). And it is made only where a receive follows for certain: a
+  #   process that makes many and waits for few of them can meet an error of the VM (docs/decisions.md, "A reference
+  #   is made only by whoever waits").
 
   alias NetRunner.Nif
 
@@ -21,16 +23,18 @@ defmodule NetRunner.Pipe do
   @doc "At most `max` bytes, at least one; waits for them."
   @spec read(Nif.pipe(), max_bytes()) :: {:ok, binary()} | :eof | {:error, atom()}
   def read(pipe, max \\ @read_size) do
+    with :wait <- Nif.read(pipe, max) do
+      wait(pipe, :read)
+      read(pipe, max)
+    end
+  end
+
+  defp wait(pipe, direction) do
     ref = make_ref()
+    Nif.wait(pipe, direction, ref)
 
-    case Nif.read(pipe, ref, max) do
-      :wait ->
-        receive do
-          {:select, ^pipe, ^ref, _what} -> read(pipe, max)
-        end
-
-      result ->
-        result
+    receive do
+      {:select, ^pipe, ^ref, _what} -> :ok
     end
   end
 
@@ -38,20 +42,21 @@ defmodule NetRunner.Pipe do
   @spec read_within(Nif.pipe(), max_bytes(), deadline :: integer() | :infinity) ::
           {:ok, binary()} | :eof | :timeout | {:error, atom()}
   def read_within(pipe, max, deadline) do
+    with :wait <- Nif.read(pipe, max),
+         :ok <- wait_to_read(pipe, deadline),
+         do: read_within(pipe, max, deadline)
+  end
+
+  defp wait_to_read(pipe, deadline) do
     ref = make_ref()
+    Nif.wait(pipe, :read, ref)
 
-    case Nif.read(pipe, ref, max) do
-      :wait ->
-        receive do
-          {:select, ^pipe, ^ref, _what} -> read_within(pipe, max, deadline)
-        after
-          remaining(deadline) ->
-            cancel(pipe, :read, ref)
-            :timeout
-        end
-
-      result ->
-        result
+    receive do
+      {:select, ^pipe, ^ref, _what} -> :ok
+    after
+      remaining(deadline) ->
+        cancel(pipe, :read, ref)
+        :timeout
     end
   end
 
@@ -63,16 +68,13 @@ defmodule NetRunner.Pipe do
   def write(pipe, data), do: write_iovec(pipe, :erlang.iolist_to_iovec(data))
 
   defp write_iovec(pipe, iovec) do
-    ref = make_ref()
-
-    case Nif.write(pipe, ref, iovec) do
+    case Nif.write(pipe, iovec) do
       :ok ->
         :ok
 
       {:wait, rest} ->
-        receive do
-          {:select, ^pipe, ^ref, _what} -> write_iovec(pipe, rest)
-        end
+        wait(pipe, :write)
+        write_iovec(pipe, rest)
 
       {:again, rest} ->
         write_iovec(pipe, rest)
@@ -85,16 +87,9 @@ defmodule NetRunner.Pipe do
   @doc "Ends the input: all that was written before comes first."
   @spec end_input(Nif.pipe()) :: :ok | {:error, :not_canonical}
   def end_input(pipe) do
-    ref = make_ref()
-
-    case Nif.end_input(pipe, ref) do
-      :wait ->
-        receive do
-          {:select, ^pipe, ^ref, _what} -> end_input(pipe)
-        end
-
-      result ->
-        result
+    with :wait <- Nif.end_input(pipe) do
+      wait(pipe, :write)
+      end_input(pipe)
     end
   end
 
@@ -114,49 +109,67 @@ defmodule NetRunner.Pipe do
   def read_any(pipes, max) do
     # Nothing is remembered between calls, so it is chance that is fair.
     {behind, first} = Enum.split(pipes, rem(:erlang.unique_integer([:positive]), length(pipes)))
-    read_first(first ++ behind, [], max, make_ref())
+    ask(first ++ behind, [], max)
   end
 
-  # `waiting`: the pipes that this process waits for.
-  defp read_first([{name, pipe} = entry | others], waiting, max, ref) do
-    case Nif.read(pipe, ref, max) do
-      :wait ->
-        read_first(others, [entry | waiting], max, ref)
+  # Each is asked once. `entered`: those that have nothing.
+  defp ask([], [], _max), do: :eof
+  defp ask([], entered, max), do: wait_for_one(entered, max)
 
-      {:ok, data} ->
-        cancel_reads(waiting, ref)
-        {:ok, {name, data}}
-
-      :eof ->
-        read_first(others, waiting, max, ref)
-
-      {:error, reason} ->
-        cancel_reads(waiting, ref)
-        {:error, reason}
+  defp ask([{name, pipe} = entry | others], entered, max) do
+    case Nif.read(pipe, max) do
+      :wait -> ask(others, [entry | entered], max)
+      :eof -> ask(others, entered, max)
+      result -> result_of(name, result, entered, nil)
     end
   end
 
-  defp read_first([], [], _max, _ref), do: :eof
+  defp wait_for_one(entered, max) do
+    ref = make_ref()
+    Enum.each(entered, fn {_name, pipe} -> Nif.wait(pipe, :read, ref) end)
+    await_one(entered, max, ref)
+  end
 
-  defp read_first([], waiting, max, ref) do
+  # The places of the others in their queues are kept.
+  defp await_one(waiting, max, ref) do
     receive do
       {:select, pipe, ^ref, _what} ->
-        {[entry], others} = Enum.split_with(waiting, fn {_name, other} -> other == pipe end)
-        read_first([entry], others, max, ref)
+        {[{name, ^pipe}], others} = Enum.split_with(waiting, fn {_name, other} -> other == pipe end)
+
+        case Nif.read(pipe, max) do
+          :wait ->
+            Nif.wait(pipe, :read, ref)
+            await_one(waiting, max, ref)
+
+          :eof when others == [] ->
+            :eof
+
+          :eof ->
+            await_one(others, max, ref)
+
+          result ->
+            result_of(name, result, others, ref)
+        end
     end
   end
 
-  defp cancel_reads(waiting, ref) do
-    Enum.each(waiting, fn {_name, pipe} -> cancel(pipe, :read, ref) end)
+  defp result_of(name, result, waiting, ref) do
+    for {_name, pipe} <- waiting, do: cancel(pipe, :read, ref)
+    with {:ok, data} <- result, do: {:ok, {name, data}}
   end
 
   @doc """
-  Gives a place in the queue back, after `:wait`, and before the message has been received. Afterwards no
-  message will come.
+  Gives a place in the queue back, after `:wait`. With the reference of `wait/3`, before its message has been received;
+  afterwards no message will come.
   """
-  @spec cancel(Nif.pipe(), :read | :write, reference()) :: :ok
+  @spec cancel(Nif.pipe(), :read | :write, reference() | nil) :: :ok
+  def cancel(pipe, direction, nil) do
+    Nif.cancel(pipe, direction)
+    :ok
+  end
+
   def cancel(pipe, direction, ref) do
-    with :sent <- Nif.cancel(pipe, direction, ref) do
+    with :sent <- Nif.cancel(pipe, direction) do
       receive do
         {:select, ^pipe, ^ref, _what} -> :ok
       end

@@ -147,101 +147,107 @@ defmodule NetRunner.Pump do
   end
 
   defp next_within(pump, limit) do
-    cond do
-      passed?(limit) -> {:timeout, elem(limit, 1), pump}
-      pump.burst >= @max_burst -> pump |> rotate() |> give_input_a_turn(make_ref(), limit)
-      true -> read_sources(pump.sources, pump, [], make_ref(), limit)
+    if passed?(limit) do
+      {:timeout, elem(limit, 1), pump}
+    else
+      {entries, pump} = turns(pump)
+      with {:wait, pump, entered} <- ask(entries, pump, []), do: wait(pump, entered, limit)
     end
   end
 
   # A source that always has something must not keep the others waiting, nor the input.
-  defp rotate(%Pump{sources: sources} = pump) do
+  defp turns(%Pump{burst: burst, sources: sources} = pump) when burst >= @max_burst do
     {first, others} = Enum.split(sources, 1)
-    %{pump | sources: others ++ first, burst: 0}
+    pump = %{pump | sources: others ++ first, burst: 0}
+    {[:stdin | pump.sources], pump}
   end
 
-  defp give_input_a_turn(pump, ref, limit) do
-    case write(pump, ref) do
-      {:wait, pump} -> read_sources(pump.sources, pump, [:stdin], ref, limit)
-      {:error, reason, pump} -> {:error, reason, pump}
-      {_written, pump} -> read_sources(pump.sources, pump, [], ref, limit)
+  defp turns(pump), do: {pump.sources ++ [:stdin], pump}
+
+  # Each is asked once. `entered`: what the NIF has said `:wait` for.
+  defp ask([], pump, entered), do: {:wait, pump, entered}
+
+  defp ask([:stdin | others], pump, entered) do
+    case write(pump) do
+      {:wait, pump} ->
+        ask(others, pump, [:stdin | entered])
+
+      {:error, reason, pump} ->
+        take_back(entered, pump, nil)
+        {:error, reason, pump}
+
+      {_more_or_done, pump} ->
+        ask(others, pump, entered)
     end
   end
 
-  # `waiting`: what the NIF has said `:wait` for, sources and :stdin, with this reference.
-  defp read_sources([{name, pipe} = source | others], pump, waiting, ref, limit) do
-    case Nif.read(pipe, ref, Pipe.read_size()) do
+  defp ask([{name, pipe} = source | others], pump, entered) do
+    case Nif.read(pipe, Pipe.read_size()) do
       :wait ->
-        read_sources(others, pump, [source | waiting], ref, limit)
+        ask(others, pump, [source | entered])
 
       {:ok, data} ->
-        take_back(waiting, pump, ref)
+        take_back(entered, pump, nil)
         {:data, name, data, in_front(source, pump)}
 
       :eof ->
-        read_sources(others, drop_source(source, pump), waiting, ref, limit)
+        ask(others, drop_source(source, pump), entered)
 
       {:error, reason} ->
-        take_back(waiting, pump, ref)
+        take_back(entered, pump, nil)
         {:error, reason, drop_source(source, pump)}
     end
   end
 
-  defp read_sources([], pump, waiting, ref, limit), do: write_input(pump, waiting, ref, limit)
+  defp wait(%Pump{input: nil} = pump, [], _limit), do: {:eof, pump}
 
-  defp write_input(%Pump{input: nil} = pump, waiting, ref, limit), do: await(pump, waiting, ref, limit)
-
-  defp write_input(pump, waiting, ref, limit) do
-    if :stdin in waiting do
-      await(pump, waiting, ref, limit)
-    else
-      case write(pump, ref) do
-        {:wait, pump} ->
-          await(pump, [:stdin | waiting], ref, limit)
-
-        {:more, pump} ->
-          poll(pump, waiting, ref, limit)
-
-        {:done, pump} ->
-          await(pump, waiting, ref, limit)
-
-        {:error, reason, pump} ->
-          take_back(waiting, pump, ref)
-          {:error, reason, pump}
-      end
-    end
+  defp wait(pump, entered, limit) do
+    ref = make_ref()
+    wait_for(entered, pump, ref)
+    await(pump, entered, ref, limit)
   end
 
-  # Input that is read as fast as it is written must not keep output waiting.
-  defp poll(pump, waiting, ref, limit) do
-    receive do
-      {:select, pipe, ^ref, _what} -> woken(pipe, pump, waiting, ref, limit)
-    after
-      0 ->
-        if passed?(limit),
-          do: give_up(pump, waiting, ref, limit),
-          else: write_input(pump, waiting, ref, limit)
-    end
+  defp wait_for(entered, pump, ref) do
+    Enum.each(entered, fn
+      :stdin -> Nif.wait(pump.stdin, :write, ref)
+      {_name, pipe} -> Nif.wait(pipe, :read, ref)
+    end)
   end
 
-  defp await(pump, [], _ref, _limit), do: {:eof, pump}
-
+  # `waiting`: what is told with this reference.
   defp await(pump, waiting, ref, limit) do
+    # Input that is read as fast as it is written must not keep output waiting.
+    more? = pump.input != nil and :stdin not in waiting
+
     receive do
-      {:select, pipe, ^ref, _what} -> woken(pipe, pump, waiting, ref, limit)
+      {:select, pipe, ^ref, _what} ->
+        {[told], others} = Enum.split_with(waiting, &(pipe_of(&1, pump) == pipe))
+        ask_again(told, pump, others, ref, limit)
     after
-      remaining(limit) -> give_up(pump, waiting, ref, limit)
+      if(more?, do: 0, else: remaining(limit)) ->
+        if more? and not passed?(limit),
+          do: ask_again(:stdin, pump, waiting, ref, limit),
+          else: give_up(pump, waiting, ref, limit)
     end
   end
 
-  defp woken(pipe, %Pump{stdin: pipe} = pump, waiting, ref, limit) do
-    write_input(pump, List.delete(waiting, :stdin), ref, limit)
+  defp ask_again(entry, pump, waiting, ref, limit) do
+    case ask([entry], pump, []) do
+      {:wait, %Pump{input: nil} = pump, []} when waiting == [] ->
+        {:eof, pump}
+
+      {:wait, pump, entered} ->
+        wait_for(entered, pump, ref)
+        await(pump, entered ++ waiting, ref, limit)
+
+      result ->
+        take_back(waiting, pump, ref)
+        result
+    end
   end
 
-  defp woken(pipe, pump, waiting, ref, limit) do
-    source = Enum.find(pump.sources, fn {_name, other} -> other == pipe end)
-    read_sources([source], pump, List.delete(waiting, source), ref, limit)
-  end
+  defp pipe_of(:stdin, pump), do: pump.stdin
+  defp pipe_of({_name, pipe}, _pump), do: pipe
 
   defp give_up(pump, waiting, ref, {_deadline, name}) do
     take_back(waiting, pump, ref)
@@ -266,11 +272,11 @@ defmodule NetRunner.Pump do
 
   # -- input -------------------------------------------------------------------------------------------
 
-  defp write(%Pump{input: nil} = pump, _ref), do: {:done, pump}
+  defp write(%Pump{input: nil} = pump), do: {:done, pump}
 
-  defp write(pump, ref) do
-    case Input.write(pump.input, pump.stdin, ref) do
-      :done -> end_input(pump, ref)
+  defp write(pump) do
+    case Input.write(pump.input, pump.stdin) do
+      :done -> end_input(pump)
       # Stdin stays open.
       {:error, reason} -> {:error, reason, %{pump | input: nil}}
       {more_or_wait, input} -> {more_or_wait, %{pump | input: input}}
@@ -279,8 +285,8 @@ defmodule NetRunner.Pump do
 
   # The end of stdin, for the command. A terminal may have no room for it yet, and in raw mode it has none: the
   # command knows then when it is over.
-  defp end_input(pump, ref) do
-    case Nif.end_input(pump.stdin, ref) do
+  defp end_input(pump) do
+    case Nif.end_input(pump.stdin) do
       :wait -> {:wait, %{pump | input: {[], nil}}}
       _ended_or_raw -> {:done, %{pump | input: nil}}
     end

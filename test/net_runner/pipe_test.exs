@@ -42,16 +42,93 @@ defmodule NetRunner.PipeTest do
   } do
     for round <- 1..2_000 do
       ref = make_ref()
-      :wait = Nif.read(stdout, ref, 10)
+      :wait = Nif.read(stdout, 10)
+      if rem(round, 8) < 6, do: :ok = Nif.wait(stdout, :read, ref)
       # In half of the rounds the message is on its way, or here.
       if rem(round, 2) == 0, do: :ok = Pipe.write(stdin, "x")
       if rem(round, 4) == 0, do: :erlang.yield()
-      :ok = Pipe.cancel(stdout, :read, ref)
+      :ok = Pipe.cancel(stdout, :read, if(rem(round, 8) < 6, do: ref))
       refute_received {:select, _pipe, _ref, _what}
       if rem(round, 2) == 0, do: assert({:ok, "x"} = Pipe.read(stdout))
     end
 
     Mailbox.unchanged(fn -> :ok end)
+  end
+
+  test "who waits after all have been told is told at once, once", %{stdin: stdin, stdout: stdout} do
+    ref = make_ref()
+    :wait = Nif.read(stdout, 10)
+    :ok = Nif.unread(stdout, "back")
+    refute_received {:select, _pipe, _ref, _what}
+    :ok = Nif.wait(stdout, :read, ref)
+    assert_received {:select, ^stdout, ^ref, :closed}
+    assert {:ok, "back"} = Nif.read(stdout, 10)
+
+    :wait = Nif.read(stdout, 10)
+    Nif.close(stdout)
+    :ok = Nif.wait(stdout, :read, ref)
+    assert_received {:select, ^stdout, ^ref, :closed}
+    assert {:error, :closed} = Nif.read(stdout, 10)
+    :ok = Pipe.write(stdin, "x")
+    refute_received {:select, _pipe, _ref, _what}
+  end
+
+  defp read_all(_pipe, 0, bytes), do: bytes
+
+  defp read_all(pipe, left, bytes) do
+    {:ok, chunk} = Pipe.read(pipe)
+    read_all(pipe, left - byte_size(chunk), bytes <> chunk)
+  end
+
+  test "of two writers the second gets no byte between, whoever waits first", %{stdin: stdin, stdout: stdout} do
+    bytes = String.duplicate("a", 300_000)
+    test = self()
+    # It is in the middle of its bytes, and does not wait yet.
+    {:wait, rest} = Nif.write(stdin, [bytes])
+    other = Task.async(fn -> send(test, :writes) && Pipe.write(stdin, "b") end)
+    assert_receive :writes
+    OS.eventually(fn -> Process.info(other.pid, :status) == {:status, :waiting} end)
+    reader = Task.async(fn -> read_all(stdout, 300_001, "") end)
+    ref = make_ref()
+    :ok = Nif.wait(stdin, :write, ref)
+    assert_receive {:select, ^stdin, ^ref, :ready_output}
+    :ok = Pipe.write(stdin, rest)
+    :ok = Task.await(other)
+    assert Task.await(reader) == bytes <> "b"
+  end
+
+  test "a VM whose receive markers are used up goes on" do
+    # OTP 27.3.4.1 loops or crashes when a process has a reference that it waits for later (`ref` below), makes seven
+    # more in front of receives that it does not reach, and is sent signals meanwhile (docs/decisions.md). Without
+    # the reads, of which none waits, there is one.
+    victim =
+      Victim.start("""
+      {:ok, p} = Proc.start("yes")
+
+      defmodule Reader do
+        def read(_p, 0), do: :ok
+
+        def read(p, rounds) do
+          ref = make_ref()
+          for _ <- 1..20, do: {:ok, _} = Proc.read(p, 1)
+          send(self(), {ref, :told})
+          receive do: ({^ref, :told} -> read(p, rounds - 1))
+        end
+
+        def watch(pid) do
+          for _ <- 1..50, do: pid |> Process.monitor() |> Process.demonitor([:flush])
+          :erlang.yield()
+          watch(pid)
+        end
+      end
+
+      reader = self()
+      spawn_link(fn -> Reader.watch(reader) end)
+      say.(Reader.read(p, 5_000))
+      wait.()
+      """)
+
+    assert Victim.term(victim) == :ok
   end
 
   test "a long mailbox makes no difference", %{stdin: stdin, stdout: stdout} do

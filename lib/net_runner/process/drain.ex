@@ -35,11 +35,16 @@ defmodule NetRunner.Process.Drain do
   end
 
   defp read(%Drain{ref: ref} = drain, reads) do
-    case Nif.read(drain.pipe, ref, Pipe.read_size()) do
-      {:ok, chunk} -> read(%{drain | tail: Tail.add(drain.tail, chunk)}, reads - 1)
-      :wait -> drain
-      :eof -> close(drain)
-      {:error, _reason} -> close(drain)
+    case Nif.read(drain.pipe, Pipe.read_size()) do
+      {:ok, chunk} ->
+        read(%{drain | tail: Tail.add(drain.tail, chunk)}, reads - 1)
+
+      :wait ->
+        Nif.wait(drain.pipe, :read, ref)
+        drain
+
+      _eof_or_error ->
+        close(drain)
     end
   end
 
@@ -54,7 +59,7 @@ defmodule NetRunner.Process.Drain do
   end
 
   defp read_all(drain) do
-    case Nif.read(drain.pipe, drain.ref, Pipe.read_size()) do
+    case Nif.read(drain.pipe, Pipe.read_size()) do
       {:ok, chunk} -> read_all(%{drain | tail: Tail.add(drain.tail, chunk)})
       _no_more -> drain
     end

@@ -5,7 +5,7 @@ use std::os::unix::ffi::OsStrExt;
 use protocol::{Event, Exit, Rusage, SignalResult};
 use protocol::{Request, Stage};
 use rustix::io::Errno;
-use rustler::{Atom, Binary, Encoder, Env, LocalPid, NifMap, NifResult, Term};
+use rustler::{Atom, Binary, Decoder, Encoder, Env, LocalPid, NifMap, NifResult, Term};
 
 use crate::cgroup::{Group, StatsMap};
 use crate::control::{Control, Occurrence};
@@ -204,8 +204,8 @@ fn control_close(env: Env<'_>, control: Handle<Control>) -> Atom {
 }
 
 #[rustler::nif]
-fn read<'a>(env: Env<'a>, pipe: Handle<Pipe>, reference: Term<'a>, max: usize) -> Term<'a> {
-    match pipe.read(env, reference, max.max(1)) {
+fn read(env: Env<'_>, pipe: Handle<Pipe>, max: usize) -> Term<'_> {
+    match pipe.read(env, max.max(1)) {
         Read::Data(binary) => (atoms::ok(), binary).encode(env),
         Read::Eof => atoms::eof().encode(env),
         Read::Wait => atoms::wait().encode(env),
@@ -214,8 +214,8 @@ fn read<'a>(env: Env<'a>, pipe: Handle<Pipe>, reference: Term<'a>, max: usize) -
 }
 
 #[rustler::nif]
-fn write<'a>(env: Env<'a>, pipe: Handle<Pipe>, reference: Term<'a>, iovec: Term<'a>) -> NifResult<Term<'a>> {
-    let written = pipe.write(env, reference, iovec).ok_or(rustler::Error::BadArg)?;
+fn write<'a>(env: Env<'a>, pipe: Handle<Pipe>, iovec: Term<'a>) -> NifResult<Term<'a>> {
+    let written = pipe.write(env, iovec).ok_or(rustler::Error::BadArg)?;
     Ok(match written {
         Write::Done => atoms::ok().encode(env),
         Write::Wait(rest) => (atoms::wait(), rest).encode(env),
@@ -225,8 +225,8 @@ fn write<'a>(env: Env<'a>, pipe: Handle<Pipe>, reference: Term<'a>, iovec: Term<
 }
 
 #[rustler::nif]
-fn end_input<'a>(env: Env<'a>, pipe: Handle<Pipe>, reference: Term<'a>) -> Term<'a> {
-    match pipe.end_input(env, reference) {
+fn end_input(env: Env<'_>, pipe: Handle<Pipe>) -> Term<'_> {
+    match pipe.end_input(env) {
         EndInput::Done => atoms::ok().encode(env),
         EndInput::Wait => atoms::wait().encode(env),
         EndInput::NotCanonical => env.error_tuple(atoms::not_canonical()),
@@ -249,19 +249,28 @@ fn set_window_size(env: Env<'_>, pipe: Handle<Pipe>, rows: u16, cols: u16) -> Te
     }
 }
 
+impl<'a> Decoder<'a> for Direction {
+    fn decode(term: Term<'a>) -> NifResult<Self> {
+        match Atom::from_term(term)? {
+            atom if atom == atoms::read() => Ok(Direction::Read),
+            atom if atom == atoms::write() => Ok(Direction::Write),
+            _other => Err(rustler::Error::BadArg),
+        }
+    }
+}
+
 #[rustler::nif]
-fn cancel(env: Env<'_>, pipe: Handle<Pipe>, direction: Atom, _reference: Term<'_>) -> NifResult<Atom> {
-    let direction = if direction == atoms::read() {
-        Direction::Read
-    } else if direction == atoms::write() {
-        Direction::Write
-    } else {
-        return Err(rustler::Error::BadArg);
-    };
-    Ok(match pipe.cancel(env, direction) {
+fn wait(env: Env<'_>, pipe: Handle<Pipe>, direction: Direction, reference: Term<'_>) -> Atom {
+    pipe.wait(env, direction, reference);
+    atoms::ok()
+}
+
+#[rustler::nif]
+fn cancel(env: Env<'_>, pipe: Handle<Pipe>, direction: Direction) -> Atom {
+    match pipe.cancel(env, direction) {
         Cancelled::Yes => atoms::cancelled(),
         Cancelled::TooLate => atoms::sent(),
-    })
+    }
 }
 
 #[rustler::nif]

@@ -10,7 +10,7 @@ use rustler::{Atom, Binary, Encoder, Env, Monitor, NewBinary, OwnedBinary, Term}
 use crate::enif::{self, Cancelled, Direction, Fd, Handle, Resource, ResourceType};
 use crate::error::posix;
 use crate::growth::Growth;
-use crate::queue::Queue;
+use crate::queue::{Queue, Waits};
 use crate::terminal::{Canonical, Line, TooLong};
 use crate::{atoms, count, pty};
 
@@ -173,7 +173,7 @@ impl Pipe {
 }
 
 impl Handle<Pipe> {
-    pub(crate) fn read<'a>(&self, env: Env<'a>, reference: Term<'_>, max: usize) -> Read<'a> {
+    pub(crate) fn read<'a>(&self, env: Env<'a>, max: usize) -> Read<'a> {
         let me = enif::self_pid(env);
         let mut guard = self.lock();
         let state = &mut *guard;
@@ -185,7 +185,7 @@ impl Handle<Pipe> {
             (None, None) => return Read::Error(atoms::closed()),
         };
         if !state.readers.is_turn_of(&me) {
-            return wait(state.readers.enter(env, self, me, reference));
+            return entered(state.readers.enter(env, self, me));
         }
         if !state.unread.is_empty() {
             let count = state.unread.len().min(max);
@@ -227,14 +227,7 @@ impl Handle<Pipe> {
                 state.readers.wake_all(env, self, fd);
                 Read::Eof
             }
-            Err(Errno::AGAIN) => {
-                if !state.readers.enter(env, self, me, reference) || state.readers.arm(env, self, fd) {
-                    Read::Wait
-                } else {
-                    state.readers.leave(env, self, fd, &me);
-                    Read::Error(posix(env, Errno::NODEV))
-                }
-            }
+            Err(Errno::AGAIN) => entered(state.readers.enter(env, self, me)),
             Err(errno) => {
                 state.readers.leave(env, self, fd, &me);
                 Read::Error(posix(env, errno))
@@ -242,7 +235,7 @@ impl Handle<Pipe> {
         }
     }
 
-    pub(crate) fn write<'a>(&self, env: Env<'a>, reference: Term<'_>, iovec: Term<'a>) -> Option<Write<'a>> {
+    pub(crate) fn write<'a>(&self, env: Env<'a>, iovec: Term<'a>) -> Option<Write<'a>> {
         let me = enif::self_pid(env);
         let mut guard = self.lock();
         let state = &mut *guard;
@@ -252,11 +245,8 @@ impl Handle<Pipe> {
             (_, None) => return Some(Write::Error(atoms::closed())),
         };
         if !state.writers.is_turn_of(&me) {
-            return Some(if state.writers.enter(env, self, me, reference) {
-                Write::Wait(iovec)
-            } else {
-                Write::Error(atoms::closed())
-            });
+            state.writers.enter(env, self, me);
+            return Some(Write::Wait(iovec));
         }
         let progress = match &mut state.kind {
             Kind::Pipe => write_list(env, fd.as_fd(), iovec)?,
@@ -271,16 +261,12 @@ impl Handle<Pipe> {
                 Write::Done
             }
             Stop::Slice => {
-                state.writers.enter(env, self, me, reference);
+                state.writers.enter(env, self, me);
                 Write::Again(progress.rest)
             }
             Stop::Full => {
-                if !state.writers.enter(env, self, me, reference) || state.writers.arm(env, self, fd) {
-                    Write::Wait(progress.rest)
-                } else {
-                    state.writers.leave(env, self, fd, &me);
-                    Write::Error(posix(env, Errno::NODEV))
-                }
+                state.writers.enter(env, self, me);
+                Write::Wait(progress.rest)
             }
             Stop::Error(errno) => {
                 state.writers.leave(env, self, fd, &me);
@@ -295,13 +281,13 @@ impl Handle<Pipe> {
 
     /// The end of the input: of a pipe, our end is closed; a terminal gets its end-of-file character first, when
     /// it is this process' turn, so behind all that was written before.
-    pub(crate) fn end_input<'a>(&self, env: Env<'a>, reference: Term<'_>) -> EndInput {
+    pub(crate) fn end_input(&self, env: Env<'_>) -> EndInput {
         let me = enif::self_pid(env);
         let mut guard = self.lock();
         let state = &mut *guard;
         if let (Kind::Terminal(line), None, Some(fd)) = (&mut state.kind, state.end, &mut state.fd) {
             if !state.writers.is_turn_of(&me) {
-                state.writers.enter(env, self, me, reference);
+                state.writers.enter(env, self, me);
                 return EndInput::Wait;
             }
             let canonical = Canonical::of(fd.as_fd()).ok().flatten();
@@ -318,10 +304,7 @@ impl Handle<Pipe> {
                 Err(_) => bytes.len(),
             };
             canonical.written(line, &bytes[..written]);
-            if written < bytes.len()
-                && state.writers.enter(env, self, me, reference)
-                && state.writers.arm(env, self, fd)
-            {
+            if written < bytes.len() && state.writers.enter(env, self, me) {
                 return EndInput::Wait;
             }
             state.end = Some(End::Error(atoms::closed()));
@@ -350,6 +333,28 @@ impl Handle<Pipe> {
                 Ok(()) => Resized::Done,
                 Err(errno) => Resized::Errno(errno),
             },
+        }
+    }
+
+    /// After a call that said to wait: the message will come, exactly once.
+    pub(crate) fn wait(&self, env: Env<'_>, direction: Direction, reference: Term<'_>) {
+        let me = enif::self_pid(env);
+        let mut guard = self.lock();
+        let State { fd: Some(fd), end, readers, writers, .. } = &mut *guard else {
+            return enif::send_closed(env, self, &me, reference);
+        };
+        let queue = match direction {
+            Direction::Read => &mut *readers,
+            Direction::Write => &mut *writers,
+        };
+        match queue.wait(env, self, fd, &me, reference) {
+            Waits::Yes => {}
+            Waits::NotAnyMore => enif::send_closed(env, self, &me, reference),
+            Waits::Never => {
+                *end = Some(End::Error(posix(env, Errno::NODEV)));
+                readers.wake_all(env, self, fd);
+                writers.wake_all(env, self, fd);
+            }
         }
     }
 
@@ -402,7 +407,7 @@ impl Handle<Pipe> {
     }
 }
 
-fn wait<'a>(entered: bool) -> Read<'a> {
+fn entered<'a>(entered: bool) -> Read<'a> {
     if entered { Read::Wait } else { Read::Error(atoms::closed()) }
 }
 

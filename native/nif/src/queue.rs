@@ -1,8 +1,8 @@
 //! The processes that wait for one direction of a pipe, first come first served.
 //!
-//! `enif_select` does not queue: of two processes that arm the same fd only the second is told. So only the
-//! head of the queue is armed, and whoever leaves the head arms the next. Every waiter is monitored, for a
-//! dead head would hold up all behind it.
+//! A process enters when it cannot go on, and is told when it has said by which reference. `enif_select` does not
+//! queue: of two processes that arm the same fd only the second is told. So only the head of the queue is armed, and
+//! whoever leaves the head arms the next. Every waiter is monitored, for a dead head would hold up all behind it.
 
 use std::collections::VecDeque;
 
@@ -21,9 +21,35 @@ pub(crate) struct Queue {
 struct Waiter {
     pid: LocalPid,
     monitor: Monitor,
-    /// The reference that the waiter's message is to carry. Terms live in environments.
-    reference: SavedTerm,
+    /// Before, nobody may send it a message.
+    reference: Option<Reference>,
+}
+
+/// What the waiter's message is to carry. Terms live in environments.
+struct Reference {
+    term: SavedTerm,
     environment: OwnedEnv,
+}
+
+impl Reference {
+    fn new(term: Term<'_>) -> Self {
+        let environment = OwnedEnv::new();
+        Reference { term: environment.save(term), environment }
+    }
+
+    fn copy<'a>(&self, env: Env<'a>) -> Term<'a> {
+        self.environment.run(|inner| self.term.load(inner).in_env(env))
+    }
+}
+
+/// What became of a process that wants to be told.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Waits {
+    Yes,
+    /// It was taken out of the queue when everybody was to call again.
+    NotAnyMore,
+    /// The VM cannot watch this fd.
+    Never,
 }
 
 impl Queue {
@@ -37,34 +63,45 @@ impl Queue {
     }
 
     /// Puts the process at the end, or leaves it where it is. False when it is dead.
-    pub(crate) fn enter<T: Resource>(
-        &mut self,
-        env: Env<'_>,
-        handle: &Handle<T>,
-        pid: LocalPid,
-        reference: Term<'_>,
-    ) -> bool {
-        let environment = OwnedEnv::new();
-        let reference = environment.save(reference);
-        if let Some(waiter) = self.waiters.iter_mut().find(|waiter| waiter.pid == pid) {
-            waiter.reference = reference;
-            waiter.environment = environment;
+    pub(crate) fn enter<T: Resource>(&mut self, env: Env<'_>, handle: &Handle<T>, pid: LocalPid) -> bool {
+        if let Some(place) = self.place_of(&pid) {
+            self.waiters[place].reference = None;
+            self.armed &= place > 0;
             return true;
         }
         let Some(monitor) = handle.monitor(env, &pid) else {
             return false;
         };
-        self.waiters.push_back(Waiter { pid, monitor, reference, environment });
+        self.waiters.push_back(Waiter { pid, monitor, reference: None });
         true
     }
 
-    /// Arms the head, whether or not it is armed already. False when the VM cannot watch the fd.
-    pub(crate) fn arm<T: Resource>(&mut self, env: Env<'_>, handle: &Handle<T>, fd: &mut Fd) -> bool {
-        let Some(head) = self.waiters.front() else {
+    /// The process, which has entered, is to be told.
+    pub(crate) fn wait<T: Resource>(
+        &mut self,
+        env: Env<'_>,
+        handle: &Handle<T>,
+        fd: &mut Fd,
+        pid: &LocalPid,
+        reference: Term<'_>,
+    ) -> Waits {
+        let Some(place) = self.place_of(pid) else {
+            return Waits::NotAnyMore;
+        };
+        self.waiters[place].reference = Some(Reference::new(reference));
+        if place > 0 || self.arm(env, handle, fd) { Waits::Yes } else { Waits::Never }
+    }
+
+    fn place_of(&self, pid: &LocalPid) -> Option<usize> {
+        self.waiters.iter().position(|waiter| waiter.pid == *pid)
+    }
+
+    /// Arms the head, if it is to be told. False when the VM cannot watch the fd.
+    fn arm<T: Resource>(&mut self, env: Env<'_>, handle: &Handle<T>, fd: &mut Fd) -> bool {
+        let Some(Waiter { pid, reference: Some(reference), .. }) = self.waiters.front() else {
             return true;
         };
-        let reference = head.environment.run(|inner| head.reference.load(inner).in_env(env));
-        self.armed = enif::arm(env, handle, fd, self.direction, &head.pid, reference);
+        self.armed = enif::arm(env, handle, fd, self.direction, pid, reference.copy(env));
         self.armed
     }
 
@@ -89,7 +126,7 @@ impl Queue {
         fd: Option<&mut Fd>,
         pid: &LocalPid,
     ) -> Cancelled {
-        let Some(place) = self.waiters.iter().position(|waiter| waiter.pid == *pid) else {
+        let Some(place) = self.place_of(pid) else {
             // It was taken out when everybody was told.
             return Cancelled::TooLate;
         };
@@ -130,17 +167,15 @@ impl Queue {
         }
     }
 
-    /// Empties the queue and tells everybody in it to call again, each exactly once.
+    /// Empties the queue and tells everybody in it to call again, each exactly once; who has not said by which
+    /// reference does so at once.
     pub(crate) fn wake_all<T: Resource>(&mut self, env: Env<'_>, handle: &Handle<T>, fd: &Fd) {
         let mut told = self.armed && enif::cancel(env, handle, fd, self.direction) == Cancelled::TooLate;
         self.armed = false;
         for waiter in self.waiters.drain(..) {
             handle.demonitor(env, &waiter.monitor);
-            if !std::mem::take(&mut told) {
-                waiter.environment.run(|inner| {
-                    let reference = waiter.reference.load(inner).in_env(env);
-                    enif::send_closed(env, handle, &waiter.pid, reference);
-                });
+            if let (false, Some(reference)) = (std::mem::take(&mut told), &waiter.reference) {
+                enif::send_closed(env, handle, &waiter.pid, reference.copy(env));
             }
         }
     }
@@ -150,8 +185,13 @@ impl Queue {
         if let Some(head) = self.waiters.pop_front() {
             handle.demonitor(env, &head.monitor);
         }
-        if !self.waiters.is_empty() {
-            self.arm(env, handle, fd);
+        if self.arm(env, handle, fd) {
+            return;
+        }
+        // It calls again, waits again, and hears then that it cannot.
+        if let Some(Waiter { pid, monitor, reference: Some(reference) }) = self.waiters.pop_front() {
+            handle.demonitor(env, &monitor);
+            enif::send_closed(env, handle, &pid, reference.copy(env));
         }
     }
 }
