@@ -16,7 +16,7 @@ defmodule NetRunner.System.CostTest do
     "epoll_ctl" => 8.2,
     "epoll_wait" => 8,
     "fcntl" => 2.1,
-    "ioctl" => 6.5,
+    "ioctl" => 2.1,
     "open" => 2.1,
     "pidfd_send_signal" => 1.1,
     "pipe2" => 2.1,

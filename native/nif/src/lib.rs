@@ -17,6 +17,7 @@ mod limits;
 mod pipe;
 mod pty;
 mod queue;
+mod reading;
 mod spawn;
 mod stdio;
 mod terminal;

@@ -5,18 +5,14 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rustix::io::Errno;
-use rustler::{Atom, Binary, Encoder, Env, Monitor, NewBinary, OwnedBinary, Term};
+use rustler::{Atom, Binary, Encoder, Env, Monitor, NewBinary, Term};
 
 use crate::enif::{self, Cancelled, Direction, Fd, Handle, Resource, ResourceType};
 use crate::error::posix;
-use crate::growth::Growth;
 use crate::queue::{Queue, Waits};
+use crate::reading::{Reading, available};
 use crate::terminal::{Canonical, Line, TooLong};
 use crate::{atoms, count, pty};
-
-/// Reads of up to this many bytes go through the stack and are copied into a binary of their exact size, so
-/// that a byte does not cost the allocation of a large block.
-const SMALL_READ: usize = 4096;
 
 /// How much one call to `write` may put into the pipe before it gives way to other processes.
 const WRITE_SLICE: usize = 1024 * 1024;
@@ -67,7 +63,7 @@ struct State {
     readers: Queue,
     writers: Queue,
     counters: Counters,
-    growth: Growth,
+    reading: Reading,
 }
 
 /// What every call gets from now on.
@@ -157,7 +153,7 @@ impl Pipe {
                 readers: Queue::new(Direction::Read),
                 writers: Queue::new(Direction::Write),
                 counters: Counters::default(),
-                growth: Growth::default(),
+                reading: Reading::default(),
             }),
         })
     }
@@ -199,9 +195,7 @@ impl Handle<Pipe> {
             None => max,
             Some(remaining) => max.min(usize::try_from(remaining).unwrap_or(usize::MAX)),
         };
-        let available = available(fd.as_fd());
-        state.growth.observe(fd.as_fd(), available);
-        match read_binary(env, fd.as_fd(), available, max) {
+        match state.reading.read(env, fd.as_fd(), max) {
             Ok(Some(binary)) => {
                 let length = binary.as_slice().len() as u64;
                 state.counters.read_bytes += length;
@@ -377,7 +371,7 @@ impl Handle<Pipe> {
             return;
         };
         state.end = Some(End::Error(reason));
-        state.growth = Growth::default();
+        state.reading = Reading::default();
         state.unread = Vec::new();
         state.readers.wake_all(env, self, &fd);
         state.writers.wake_all(env, self, &fd);
@@ -409,49 +403,6 @@ impl Handle<Pipe> {
 
 fn entered<'a>(entered: bool) -> Read<'a> {
     if entered { Read::Wait } else { Read::Error(atoms::closed()) }
-}
-
-/// What can be read now; 0 when the system does not say.
-fn available(fd: BorrowedFd<'_>) -> usize {
-    rustix::io::ioctl_fionread(fd).ok().and_then(|count| usize::try_from(count).ok()).unwrap_or(0)
-}
-
-/// At most `max` bytes as a binary of their exact size, of about `available` that are there; `None` at end
-/// of file.
-fn read_binary<'a>(
-    env: Env<'a>,
-    fd: BorrowedFd<'_>,
-    available: usize,
-    max: usize,
-) -> Result<Option<Binary<'a>>, Errno> {
-    let expected = available.min(max);
-    if expected <= SMALL_READ {
-        let mut buffer = [0; SMALL_READ];
-        let count = read_bytes(fd, &mut buffer[..max.min(SMALL_READ)])?;
-        if count == 0 {
-            return Ok(None);
-        }
-        let mut binary = NewBinary::new(env, count);
-        binary.as_mut_slice().copy_from_slice(&buffer[..count]);
-        return Ok(Some(binary.into()));
-    }
-    let mut binary = OwnedBinary::new(expected);
-    let count = read_bytes(fd, binary.as_mut_slice())?;
-    if count == 0 {
-        return Ok(None);
-    }
-    if count < expected {
-        binary.realloc_or_copy(count);
-    }
-    Ok(Some(binary.release(env)))
-}
-
-/// read(2); a PTY's EIO is its end of file (the last follower was closed).
-fn read_bytes(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<usize, Errno> {
-    match rustix::io::retry_on_intr(|| rustix::io::read(fd, &mut *buffer)) {
-        Err(Errno::IO) => Ok(0),
-        other => other,
-    }
 }
 
 enum Stop {
