@@ -1,7 +1,7 @@
 defmodule NetRunner.Environment do
   @moduledoc false
   # The environment that a command gets: the VM's at the moment of the call, changed as the option :env says,
-  # as `NAME=value` entries for the NIF.
+  # as `NAME=value` entries for the NIF, each terminated by a NUL, in one binary.
   #
   # Where the bytes come from. `:os.env/0` has what counts now (`System.put_env/2` of a moment ago), but as
   # characters: names and values that are valid in the VM's encoding of file names are decoded, and those that
@@ -11,51 +11,55 @@ defmodule NetRunner.Environment do
   # ports. (That a variable was set, at run time, to what its bytes of another encoding already looked like,
   # cannot be told apart from one that was not touched.)
   #
-  # Asking for the environment costs 5 µs, encoding it 100 µs, and it hardly ever changes. So the encoded
-  # entries are kept in `NetRunner.Table`, with the characters they were made from, to compare with. (Not in
-  # `:persistent_term`: 3 µs less, but a program that changes a variable before each command would make the
-  # VM visit every process it has each time.)
+  # Asking for the environment costs 5 µs, encoding it 100 µs, and it hardly ever changes. So what was encoded is kept
+  # in `NetRunner.Table`, with the characters it was made from, to compare with. To get those out copies 25 KiB for each
+  # command, which is garbage at once; from a `:persistent_term` nothing is copied, but when one changes, the VM visits
+  # every process it has. So it becomes one when it has been asked for a hundred times and has not changed.
 
   alias NetRunner.{Nif, Options}
 
   @table NetRunner.Table
   @key :environment
+  @settled 100
 
+  @typedoc "`NAME=value`."
   @type entry :: binary()
+  @typedoc "Entries, each with a NUL behind it."
+  @type block :: binary()
 
   @doc """
   The whole environment of a command that has this option `:env`, as `NetRunner.Options` gives it.
 
       iex> NetRunner.Environment.block({:replace, [{"LANG", "C"}, {"EMPTY", ""}]})
-      ["LANG=C", "EMPTY="]
-      iex> "LANG=C" in NetRunner.Environment.block([{"LANG", "C"}])
-      true
+      "LANG=C\\0EMPTY=\\0"
+      iex> NetRunner.Environment.block([{"LANG", "C"}]) |> NetRunner.Environment.variable("LANG")
+      "C"
   """
-  @spec block(Options.env()) :: [entry()]
+  @spec block(Options.env()) :: block()
   def block([]), do: current()
 
-  def block({:replace, variables}), do: entries(last_of_each(variables))
+  def block({:replace, variables}), do: variables |> last_of_each() |> entries() |> join()
 
   def block(changes) do
     changes = last_of_each(changes)
     names = Map.new(changes)
 
-    Enum.reject(current(), &is_map_key(names, entry_name(&1))) ++ entries(changes)
+    join(Enum.reject(split(current()), &is_map_key(names, entry_name(&1))) ++ entries(changes))
   end
 
   @doc """
   The value of a variable in a block, `nil` if it is not there.
 
-      iex> NetRunner.Environment.variable(["HOME=/root", "PATH=/bin:/usr/bin"], "PATH")
+      iex> NetRunner.Environment.variable("HOME=/root\\0PATH=/bin:/usr/bin\\0", "PATH")
       "/bin:/usr/bin"
-      iex> NetRunner.Environment.variable(["HOME=/root"], "PATH")
+      iex> NetRunner.Environment.variable("HOME=/root\\0", "PATH")
       nil
   """
-  @spec variable([entry()], binary()) :: binary() | nil
+  @spec variable(block(), binary()) :: binary() | nil
   def variable(block, name) do
     size = byte_size(name)
 
-    Enum.find_value(block, fn
+    Enum.find_value(split(block), fn
       <<^name::binary-size(size), ?=, value::binary>> -> value
       _other -> nil
     end)
@@ -81,30 +85,50 @@ defmodule NetRunner.Environment do
   defp current do
     shown = :os.env()
 
-    case cached() do
-      {^shown, entries} ->
-        entries
+    case :persistent_term.get(__MODULE__, nil) do
+      {^shown, block} -> block
+      _other -> kept(shown)
+    end
+  end
+
+  defp kept(shown) do
+    case lookup() do
+      {^shown, block} ->
+        settle(shown, block)
+        block
 
       _other ->
-        entries = encode(shown, Nif.environ(), :file.native_name_encoding())
-        cache(shown, entries)
-        entries
+        block = shown |> encode(Nif.environ(), :file.native_name_encoding()) |> join()
+        keep(shown, block)
+        block
     end
   end
 
   # Without the table (NetRunner is not started) nothing is kept.
-  defp cached do
-    [{@key, shown, entries}] = :ets.lookup(@table, @key)
-    {shown, entries}
+  defp lookup do
+    [{@key, shown, block, _asked}] = :ets.lookup(@table, @key)
+    {shown, block}
   rescue
     _ in [ArgumentError, MatchError] -> nil
   end
 
-  defp cache(shown, entries) do
-    :ets.insert(@table, {@key, shown, entries})
+  defp keep(shown, block) do
+    :ets.insert(@table, {@key, shown, block, 0})
   rescue
     ArgumentError -> false
   end
+
+  # Two at once may both do it; the second changes nothing.
+  defp settle(shown, block) do
+    if :ets.update_counter(@table, @key, {4, 1}) == @settled,
+      do: :persistent_term.put(__MODULE__, {shown, block})
+  rescue
+    ArgumentError -> false
+  end
+
+  defp join(entries), do: IO.iodata_to_binary(for entry <- entries, do: [entry, 0])
+
+  defp split(block), do: :binary.split(block, <<0>>, [:global, :trim])
 
   # As the VM decodes it: name and value each for itself.
   defp decode(entry, encoding) do

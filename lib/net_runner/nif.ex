@@ -54,7 +54,7 @@ defmodule NetRunner.Nif do
   @type request :: %{
           executable: binary(),
           argv: [binary(), ...],
-          env: [binary()],
+          env: NetRunner.Environment.block(),
           cd: binary() | nil,
           umask: 0..0o777 | nil,
           stdin: :null | :pipe,

@@ -22,6 +22,7 @@ mod spawn;
 mod stdio;
 mod terminal;
 mod users;
+mod writing;
 
 use rustler::{Env, Term};
 

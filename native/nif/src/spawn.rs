@@ -1,11 +1,12 @@
 //! One command: its request is made here and queued; nothing is waited for.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::OnceLock;
 
-use protocol::{Credentials, Directory, Leftovers, MAX_FRAME, Message, Request, Spawn, Stage};
+use protocol::{Credentials, Directory, Leftovers, MAX_FRAME, Message, Request, Spawn, Stage, Strings};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
-use rustler::{Atom, Binary, Env, LocalPid, NifMap};
+use rustler::{Atom, Binary, Decoder, Env, LocalPid, NifMap, NifResult, Term};
 
 use crate::atoms;
 use crate::cgroup::Group;
@@ -25,7 +26,7 @@ use crate::users::{self, Identity};
 pub(crate) struct Command<'a> {
     executable: Binary<'a>,
     argv: Vec<Binary<'a>>,
-    env: Vec<Binary<'a>>,
+    env: Environment,
     cd: Option<Binary<'a>>,
     umask: Option<u32>,
     stdin: Target<'a>,
@@ -41,6 +42,16 @@ pub(crate) struct Command<'a> {
     /// Then stdin, stdout and stderr are this terminal.
     pty: Option<Pty>,
     cgroup: Option<Group<'a>>,
+}
+
+/// `NetRunner.Environment.block/1`.
+struct Environment(Strings);
+
+impl<'a> Decoder<'a> for Environment {
+    fn decode(term: Term<'a>) -> NifResult<Self> {
+        let block: Binary<'a> = term.decode()?;
+        Strings::from_bytes(block.as_slice().to_vec()).map(Environment).ok_or(rustler::Error::BadArg)
+    }
 }
 
 /// A running command, or one about to run.
@@ -68,7 +79,7 @@ pub(crate) fn spawn(
     let directory = current_directory().map_err(|errno| Failure::At(Place::Shepherd(Stage::Cd), errno))?;
     let umask = match command.umask {
         Some(umask) => umask,
-        None => current_umask().map_err(|errno| Failure::At(Place::Shepherd(Stage::Setup), errno))?,
+        None => umask_of_the_vm().map_err(|errno| Failure::At(Place::Shepherd(Stage::Setup), errno))?,
     };
     let request = Request::Spawn(Box::new(request(command, umask, &ends, credentials)));
     let frame = request.encode();
@@ -111,7 +122,7 @@ fn request(command: &Command<'_>, umask: u32, ends: &[End; 3], credentials: Opti
     Spawn {
         executable: bytes(&command.executable),
         argv: command.argv.iter().map(bytes).collect(),
-        env: command.env.iter().map(bytes).collect(),
+        env: command.env.0.clone(),
         directory: Directory { path: command.cd.as_ref().map(bytes) },
         umask,
         stdio: [ends[0].stdio(), ends[1].stdio(), ends[2].stdio()],
@@ -154,11 +165,16 @@ fn current_directory() -> Result<OwnedFd, Errno> {
     rustix::io::retry_on_intr(|| rustix::fs::open(".", flags, Mode::empty()))
 }
 
-/// The VM's umask at this moment. umask(2) can only be asked by setting it, which other threads would see;
-/// proc(5) has it in `status` since Linux 4.7. Where there is no such line, the usual one is taken; but not
-/// where it cannot be read: a file that was to be private must not become public when fds are short.
-fn current_umask() -> Result<u32, Errno> {
+/// The VM's umask, as it was when it was first asked for. umask(2) can only be asked by setting it, which other
+/// threads would see; proc(5) has it in `status` since Linux 4.7, a third of the time that a spawn takes here, and
+/// nothing in OTP changes it. Where there is no such line, the usual one is taken; but not where it cannot be
+/// read: a file that was to be private must not become public when fds are short.
+fn umask_of_the_vm() -> Result<u32, Errno> {
+    static UMASK: OnceLock<u32> = OnceLock::new();
     const USUAL: u32 = 0o022;
+    if let Some(umask) = UMASK.get() {
+        return Ok(*umask);
+    }
     let mut status = [0; 256];
     let opened = rustix::io::retry_on_intr(|| {
         rustix::fs::open("/proc/self/status", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
@@ -172,5 +188,5 @@ fn current_umask() -> Result<u32, Errno> {
         .split(|byte| *byte == b'\n')
         .find_map(|line| line.strip_prefix(b"Umask:"))
         .and_then(|mask| u32::from_str_radix(std::str::from_utf8(mask).ok()?.trim(), 8).ok());
-    Ok(mask.unwrap_or(USUAL))
+    Ok(*UMASK.get_or_init(|| mask.unwrap_or(USUAL)))
 }

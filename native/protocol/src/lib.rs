@@ -15,6 +15,7 @@ mod fork_server;
 mod limit;
 mod request;
 pub mod socket;
+mod strings;
 
 pub use cgroup::{Cgroup, CgroupLimit, CgroupLimitName, CgroupStats, CgroupStep};
 pub use codec::{Decoder, Error, MAX_FRAME, Message};
@@ -23,3 +24,4 @@ pub use fork_server::{ADOPT, FORK_AHEAD, IDLE, READY};
 pub use fork_server::{LACKS_PARENT_DEATH_SIGNAL, LACKS_PIDFDS, LACKS_PROC, LACKS_SUBREAPER, LACKS_WAITID};
 pub use limit::{Resource, Rlimit};
 pub use request::{Credentials, Directory, Leftovers, Request, Spawn, Stdio};
+pub use strings::Strings;

@@ -3,6 +3,7 @@
 use crate::cgroup::Cgroup;
 use crate::codec::{Message, Reader, Writer};
 use crate::limit::Rlimit;
+use crate::strings::Strings;
 
 /// What the VM asks of a shepherd. `Spawn`, or `Sweep`, comes first and once.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,7 +63,7 @@ pub struct Spawn {
     /// argv, with argv\[0\].
     pub argv: Vec<Vec<u8>>,
     /// The whole environment, each entry `NAME=value`.
-    pub env: Vec<Vec<u8>>,
+    pub env: Strings,
     pub directory: Directory,
     /// File mode creation mask.
     pub umask: u32,
@@ -105,7 +106,7 @@ impl Spawn {
     fn write(&self, out: &mut Writer) {
         out.bytes(&self.executable);
         out.list(&self.argv, |out, arg| out.bytes(arg));
-        out.list(&self.env, |out, entry| out.bytes(entry));
+        out.bytes(self.env.as_bytes());
         out.option(self.directory.path.as_ref(), |out, path| out.bytes(path));
         out.u32(self.umask);
         for stdio in self.stdio {
@@ -146,7 +147,7 @@ impl Spawn {
             argv: payload
                 .list(|payload| payload.c_bytes().map(<[u8]>::to_vec))
                 .filter(|argv| !argv.is_empty())?,
-            env: payload.list(|payload| payload.c_bytes().map(<[u8]>::to_vec))?,
+            env: Strings::from_bytes(payload.bytes()?.to_vec())?,
             directory: Directory { path: payload.option(|payload| payload.c_bytes().map(<[u8]>::to_vec))? },
             umask: payload.u32().filter(|mask| *mask <= 0o777)?,
             // stdin cannot be a copy of stdout, nor stdout of itself.

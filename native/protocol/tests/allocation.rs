@@ -101,7 +101,7 @@ fn memory_of_damaged_frames_is_bounded_by_their_length() {
     let many = |count: usize| {
         let mut spawn = messages::smallest_spawn();
         spawn.argv = vec![Vec::new(); count];
-        spawn.env = vec![Vec::new(); count];
+        spawn.env = vec![[]; count].into_iter().collect();
         [Request::Spawn(Box::new(spawn)).encode(), Event::Unkillable(vec![1; count]).encode()]
     };
     for bytes in [1, 100, 2_000].into_iter().flat_map(many) {

@@ -144,7 +144,6 @@ fn a_nul_inside_a_c_string_is_malformed() {
     assert_eq!(error(&|spawn| spawn.executable = Vec::new()), malformed);
     assert_eq!(error(&|spawn| spawn.argv.push(nul())), malformed);
     assert_eq!(error(&|spawn| spawn.argv.clear()), malformed);
-    assert_eq!(error(&|spawn| spawn.env.push(nul())), malformed);
     assert_eq!(error(&|spawn| spawn.directory.path = Some(nul())), malformed);
     assert_eq!(error(&|spawn| spawn.stop_signals.clear()), malformed);
     assert_eq!(error(&|spawn| spawn.umask = 0o1000), malformed);
@@ -162,6 +161,17 @@ fn a_nul_inside_a_c_string_is_malformed() {
         error(&|spawn| set(spawn, protocol::Credentials { groups: groups(), ..credentials() })),
         malformed
     );
+}
+
+#[test]
+fn an_environment_ends_with_a_nul() {
+    let mut spawn = messages::smallest_spawn();
+    spawn.env = [b"EVA=1"].into_iter().collect();
+    let mut frame = Request::Spawn(Box::new(spawn)).encode();
+    assert_eq!(error_of(&frame), None);
+    let last = frame.windows(6).position(|bytes| bytes == b"EVA=1\0").unwrap() + 5;
+    frame[last] = b'2';
+    assert_eq!(error_of(&frame), Some(Error::Payload(1)));
 }
 
 #[test]

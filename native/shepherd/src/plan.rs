@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::ffi::{CStr, CString, c_char};
 use std::os::fd::OwnedFd;
 
-use protocol::Spawn;
+use protocol::{Spawn, Strings};
 use rustix::fs::{Mode, RawMode};
 use rustix::process::{Pid, getpid};
 
@@ -38,8 +38,8 @@ impl Plan {
         Some(Plan {
             candidates: candidates(&spawn.executable, spawn.variable(b"PATH")),
             searched: !spawn.executable.contains(&b'/'),
-            argv: CStrings::new(&spawn.argv),
-            env: CStrings::new(&spawn.env),
+            argv: CStrings::new(spawn.argv.iter().collect()),
+            env: CStrings::new(spawn.env),
             directory,
             path: spawn.directory.path.as_deref().map(c_string),
             umask: Mode::from_raw_mode((spawn.umask & 0o777) as RawMode),
@@ -76,26 +76,18 @@ fn c_string(bytes: &[u8]) -> CString {
     CString::new(&bytes[..end]).unwrap_or_default()
 }
 
-/// A null-terminated array of C strings, as execve(2) takes it: two allocations, however many strings.
+/// A null-terminated array of C strings, as execve(2) takes it.
 pub(crate) struct CStrings {
     /// What `pointers` point into; never changed again.
-    _bytes: Vec<u8>,
+    _strings: Strings,
     pointers: Vec<*const c_char>,
 }
 
 impl CStrings {
-    fn new(strings: &[Vec<u8>]) -> CStrings {
-        let mut bytes = Vec::with_capacity(strings.iter().map(|string| string.len() + 1).sum());
-        let mut starts = Vec::with_capacity(strings.len());
-        for string in strings {
-            starts.push(bytes.len());
-            bytes.extend_from_slice(string);
-            bytes.push(0);
-        }
-        let mut pointers = Vec::with_capacity(strings.len() + 1);
-        pointers.extend(starts.into_iter().map(|start| bytes[start..].as_ptr().cast::<c_char>()));
-        pointers.push(std::ptr::null());
-        CStrings { _bytes: bytes, pointers }
+    fn new(strings: Strings) -> CStrings {
+        let pointers = strings.iter().map(|string| string.as_ptr().cast());
+        let pointers = pointers.chain([std::ptr::null()]).collect();
+        CStrings { _strings: strings, pointers }
     }
 
     pub(crate) fn as_ptr(&self) -> *const *const c_char {

@@ -4,7 +4,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use protocol::{
     Cgroup, CgroupLimit, CgroupLimitName, CgroupStats, Credentials, Directory, Event, Exit, Leftovers,
-    Request, Resource, Rlimit, Rusage, SignalResult, Spawn, Stage, Stdio,
+    Request, Resource, Rlimit, Rusage, SignalResult, Spawn, Stage, Stdio, Strings,
 };
 
 fn c_bytes() -> impl Strategy<Value = Vec<u8>> {
@@ -72,7 +72,7 @@ fn spawn() -> impl Strategy<Value = Spawn> {
         )| Spawn {
             executable,
             argv,
-            env,
+            env: env.into_iter().collect(),
             directory: Directory { path },
             umask,
             stdio,
@@ -93,7 +93,7 @@ pub(crate) fn smallest_spawn() -> Spawn {
     Spawn {
         executable: b"a".to_vec(),
         argv: vec![Vec::new()],
-        env: Vec::new(),
+        env: Strings::default(),
         directory: Directory::default(),
         umask: 0,
         stdio: [Stdio::Null; 3],

@@ -1,6 +1,6 @@
 //! Why a command is not started, and what is left of it: nothing.
 
-use protocol::{Exit, Stage};
+use protocol::{Exit, Stage, Strings};
 
 use crate::support::*;
 
@@ -12,7 +12,7 @@ const ENOTDIR: i32 = 20;
 
 fn path(command: Cmd, path: &str) -> Cmd {
     let entry = format!("PATH={path}").into_bytes();
-    command.edit(|spawn| spawn.env = vec![entry])
+    command.edit(|spawn| spawn.env = [&entry].into_iter().collect())
 }
 
 #[test]
@@ -71,7 +71,7 @@ fn path_is_searched_like_execvp_does() {
     assert_eq!(failure(path(cmd(["tool"]), nowhere)), (Stage::Exec, ENOENT));
     assert_eq!(failure(path(cmd(["tool"]), &format!("{forbidden}:{nowhere}"))), (Stage::Exec, EACCES));
     assert_eq!(failure(path(cmd(["tool"]), &format!("{unknown}:{good}"))), (Stage::Exec, ENOEXEC));
-    let mut session = fork_server.run(cmd(["true"]).edit(|spawn| spawn.env.clear()));
+    let mut session = fork_server.run(cmd(["true"]).edit(|spawn| spawn.env = Strings::default()));
     assert_eq!(session.finish(), Exit::Status(0), "without PATH: /bin and /usr/bin");
 }
 

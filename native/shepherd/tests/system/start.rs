@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use protocol::{Event, Exit, Request, Stdio};
+use protocol::{Event, Exit, Request, Stdio, Strings};
 
 use crate::support::*;
 
@@ -145,14 +145,14 @@ fn the_environment_is_exactly_what_was_sent() {
     let entries: [&[u8]; 5] = [b"A=1", b"EMPTY=", b"LINES=a\nb", b"RAW=\xff\xfe", b"EQUALS=a=b"];
     let (command, mut stdout) = fixture_cmd(["print-env"]).stdout();
     let mut session = fork_server.run(command.edit(|spawn| {
-        spawn.env = entries.iter().map(|entry| entry.to_vec()).collect();
+        spawn.env = entries.iter().collect();
     }));
     let printed = stdout.rest();
     assert_eq!(printed.split(|byte| *byte == 0).collect::<Vec<_>>(), [&entries[..], &[b""]].concat());
     session.finish();
 
     let (command, mut stdout) = fixture_cmd(["print-env"]).stdout();
-    fork_server.run(command.edit(|spawn| spawn.env.clear())).finish();
+    fork_server.run(command.edit(|spawn| spawn.env = Strings::default())).finish();
     assert_eq!(stdout.rest(), b"");
 }
 
@@ -164,7 +164,7 @@ fn a_megabyte_of_arguments_and_a_large_environment_arrive() {
     let expected = [arguments.concat(), vec![b'7'; 10_000]].concat();
     let mut session = fork_server.run(command.edit(|spawn| {
         spawn.argv.extend(arguments);
-        spawn.env.extend((0..10).map(|i| format!("V{i}={}", i.to_string().repeat(10_000)).into_bytes()));
+        spawn.env.extend((0..10).map(|i| format!("V{i}={}", i.to_string().repeat(10_000))));
     }));
     assert!(stdout.rest() == expected);
     assert_eq!(session.finish(), Exit::Status(0));

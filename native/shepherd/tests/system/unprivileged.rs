@@ -110,7 +110,7 @@ fn a_directory_of_path_that_must_not_be_searched_has_no_programs() {
     fs::create_dir(scratch.path("secret")).unwrap();
     fs::set_permissions(scratch.path("secret"), fs::Permissions::from_mode(0o700)).unwrap();
     let path = format!("PATH={}:/nowhere", scratch.path("secret")).into_bytes();
-    let command = cmd(["tool"]).edit(|spawn| spawn.env = vec![path.clone()]);
+    let command = cmd(["tool"]).edit(|spawn| spawn.env = [&path].into_iter().collect());
     const NO_SUCH_FILE: i32 = 2;
     assert_eq!(fork_server.run(command).failure(), (Stage::Exec, NO_SUCH_FILE));
 }

@@ -46,7 +46,7 @@ pub(crate) fn cmd<const N: usize>(argv: [&str; N]) -> Cmd {
         spawn: Spawn {
             executable: argv[0].clone(),
             argv,
-            env: vec![b"PATH=/usr/bin:/bin".to_vec()],
+            env: [b"PATH=/usr/bin:/bin"].into_iter().collect(),
             directory: Directory::default(),
             umask: 0o022,
             stdio: [Stdio::Null; 3],
