@@ -43,7 +43,7 @@ defmodule Bench.Guest do
     end
   end
 
-  def say(%__MODULE__{port: port}, line), do: Port.command(port, [line, ?\n])
+  def say(%__MODULE__{port: port}, line), do: Port.command(port, [to_string(line), ?\n])
 
   @doc "Ends it, with all that it has started."
   def stop(%__MODULE__{port: port, pid: pid}) do

@@ -46,6 +46,7 @@ settings =
         lines: 5_000_000
       }
       |> Map.merge(%{pings: 10_000, flat: flat || 10 * gibibyte, idle: 5, vms: 15, at_once: 1_000})
+      |> Map.merge(%{many: [1, 10, 100, 1_000, 5_000], tenth: 10_000, resident: 8 * gibibyte})
 
     "quick" ->
       %{
@@ -57,6 +58,7 @@ settings =
         lines: 250_000
       }
       |> Map.merge(%{pings: 1_000, flat: flat || div(gibibyte, 4), idle: 1, vms: 2, at_once: 1_000})
+      |> Map.merge(%{many: [1, 10, 100], tenth: 100, resident: div(gibibyte, 8)})
 
     other ->
       raise "NETRUNNER_BENCH is #{inspect(other)}.\nExpected: full or quick"

@@ -23,6 +23,12 @@ defmodule Bench.Usage do
     Enum.sum(ticks) * @nanoseconds_per_tick
   end
 
+  @doc "The same of a VM's fork server alone, in ticks, without the shepherds that it has waited for."
+  def of_fork_server(vm) do
+    [fork_server] = for child <- processes(), child.parent == "#{vm}", child.name == "shepherd", do: child
+    fork_server.own_ticks * @nanoseconds_per_tick
+  end
+
   @doc "The processes below one, with names and ticks."
   def descendants(pid) do
     by_parent = Enum.group_by(processes(), & &1.parent)
@@ -38,8 +44,9 @@ defmodule Bench.Usage do
       [_, name, rest] = Regex.run(~r/\A\d+ \((.*)\) (.*)\z/s, String.trim_trailing(text))
       fields = String.split(rest)
       # utime, stime, cutime, cstime: fields 14 to 17 of proc_pid_stat(5).
-      ticks = fields |> Enum.slice(11, 4) |> Enum.map(&String.to_integer/1) |> Enum.sum()
-      %{pid: entry, name: name, parent: Enum.at(fields, 1), ticks: ticks}
+      times = fields |> Enum.slice(11, 4) |> Enum.map(&String.to_integer/1)
+      own = times |> Enum.take(2) |> Enum.sum()
+      %{pid: entry, name: name, parent: Enum.at(fields, 1), ticks: Enum.sum(times), own_ticks: own}
     end
   end
 
