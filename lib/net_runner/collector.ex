@@ -45,7 +45,8 @@ defmodule NetRunner.Collector do
     {:full, put(%{collector | room: 0}, name, binary_part(chunk, 0, room))}
   end
 
-  defp put(collector, _name, ""), do: collector
+  # Not matched with `""`, here and below: in OTP 27.3.4 a binary of exactly 512 MiB, 2^32 bits, matches it.
+  defp put(collector, _name, chunk) when byte_size(chunk) == 0, do: collector
   defp put(collector, :stderr, chunk), do: %{collector | stderr: append(collector.stderr, chunk)}
   defp put(%Collector{lines: nil} = collector, :stdout, chunk), do: collect(collector, chunk)
 
@@ -62,7 +63,7 @@ defmodule NetRunner.Collector do
     do: %{collector | stdout: append(binary, chunk)}
 
   # Mostly there is one chunk only, which need not be copied.
-  defp append("", chunk), do: chunk
+  defp append(binary, chunk) when byte_size(binary) == 0, do: chunk
   defp append(binary, chunk), do: <<binary::binary, chunk::binary>>
 
   @doc "What has been collected: stdout as `:into` says, and stderr."

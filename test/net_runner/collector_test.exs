@@ -23,6 +23,14 @@ defmodule NetRunner.CollectorTest do
     assert collect([into: "> "], stdout: "a") == {:ok, {"> a", ""}}
   end
 
+  test "a chunk behind exactly 512 MiB" do
+    # 2^32 bits: a VM that compares the lower half of a size with 0 takes that for empty (docs/decisions.md).
+    bytes = 512 * 1024 * 1024
+    chunks = [stdout: :binary.copy("a", bytes), stdout: "b"]
+    {:ok, {stdout, ""}} = collect([], chunks)
+    assert {byte_size(stdout), :binary.first(stdout), :binary.last(stdout)} == {bytes + 1, ?a, ?b}
+  end
+
   defp collect(opts, chunks) do
     {result, collector} =
       Enum.reduce_while(chunks, {:ok, Collector.new(Options.new(:run, opts))}, fn {name, chunk},
