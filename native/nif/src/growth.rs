@@ -12,8 +12,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 const INITIAL: usize = 64 * 1024;
 /// The default of `pipe-max-size`, above which only a privileged process can grow a pipe.
 const GROWN: usize = 1024 * 1024;
-/// A pipe is grown when so many reads in a row have found it full.
-const FULL_READS: u8 = 3;
+/// A pipe is grown when so many reads in a row have found it full, or so many writes have left it full and had more
+/// than a grown one takes. (With less, a writer that is seldom told to wait only takes the processor from the reader.)
+const FULL: u8 = 3;
 
 /// By how much the pipes of this VM have been grown.
 static TAKEN: AtomicUsize = AtomicUsize::new(0);
@@ -21,7 +22,7 @@ static TAKEN: AtomicUsize = AtomicUsize::new(0);
 /// One pipe's part in it. Dropping it gives the share back.
 #[derive(Debug, Default)]
 pub(crate) struct Growth {
-    full_reads: u8,
+    full: u8,
     /// How much of `TAKEN` is this pipe's.
     share: usize,
     /// It was tried once, and either worked or was refused.
@@ -30,12 +31,21 @@ pub(crate) struct Growth {
 
 impl Growth {
     /// A read found so many bytes.
-    pub(crate) fn observe(&mut self, pipe: BorrowedFd<'_>, available: usize) {
+    pub(crate) fn read(&mut self, pipe: BorrowedFd<'_>, available: usize) {
+        self.observe(pipe, available >= INITIAL);
+    }
+
+    /// So many bytes had no room.
+    pub(crate) fn written(&mut self, pipe: BorrowedFd<'_>, left: usize) {
+        self.observe(pipe, left >= GROWN);
+    }
+
+    fn observe(&mut self, pipe: BorrowedFd<'_>, full: bool) {
         if self.settled {
             return;
         }
-        self.full_reads = if available >= INITIAL { self.full_reads + 1 } else { 0 };
-        if self.full_reads == FULL_READS {
+        self.full = if full { self.full + 1 } else { 0 };
+        if self.full == FULL {
             self.settled = true;
             self.grow(pipe);
         }

@@ -8,6 +8,7 @@ use rustler::{Atom, Binary, Env, Monitor, NewBinary, Term};
 
 use crate::enif::{self, Cancelled, Direction, Fd, Handle, Resource, ResourceType};
 use crate::error::posix;
+use crate::growth::Growth;
 use crate::queue::{Queue, Waits};
 use crate::reading::{Reading, available};
 use crate::terminal::{Canonical, Line};
@@ -55,6 +56,7 @@ struct State {
     writers: Queue,
     counters: Counters,
     reading: Reading,
+    growth: Growth,
 }
 
 /// What every call gets from now on.
@@ -145,6 +147,7 @@ impl Pipe {
                 writers: Queue::new(Direction::Write),
                 counters: Counters::default(),
                 reading: Reading::default(),
+                growth: Growth::default(),
             }),
         })
     }
@@ -186,7 +189,7 @@ impl Handle<Pipe> {
             None => max,
             Some(remaining) => max.min(usize::try_from(remaining).unwrap_or(usize::MAX)),
         };
-        match state.reading.read(env, fd.as_fd(), max) {
+        match state.reading.read(env, fd.as_fd(), &mut state.growth, max) {
             Ok(Some(binary)) => {
                 let length = binary.as_slice().len() as u64;
                 state.counters.read_bytes += length;
@@ -234,7 +237,13 @@ impl Handle<Pipe> {
             return Some(Write::Wait(iovec));
         }
         let progress = match &mut state.kind {
-            Kind::Pipe => write_list(env, fd.as_fd(), iovec)?,
+            Kind::Pipe => {
+                let progress = write_list(env, fd.as_fd(), iovec)?;
+                if let Stop::Full(left) = progress.stop {
+                    state.growth.written(fd.as_fd(), left);
+                }
+                progress
+            }
             Kind::Terminal(line) => write_terminal(env, fd.as_fd(), line, iovec)?,
         };
         state.counters.written_bytes += progress.bytes as u64;
@@ -249,7 +258,7 @@ impl Handle<Pipe> {
                 state.writers.enter(env, self, me);
                 Write::Again(progress.rest)
             }
-            Stop::Full => {
+            Stop::Full(_) => {
                 state.writers.enter(env, self, me);
                 Write::Wait(progress.rest)
             }
@@ -362,7 +371,7 @@ impl Handle<Pipe> {
             return;
         };
         state.end = Some(End::Error(reason));
-        state.reading = Reading::default();
+        state.growth = Growth::default();
         state.unread = Vec::new();
         state.readers.wake_all(env, self, &fd);
         state.writers.wake_all(env, self, &fd);

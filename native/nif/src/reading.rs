@@ -16,7 +16,6 @@ const SMALL: usize = 4096;
 pub(crate) struct Reading {
     /// There was more than a small read takes.
     large: bool,
-    growth: Growth,
 }
 
 impl Reading {
@@ -25,11 +24,12 @@ impl Reading {
         &mut self,
         env: Env<'a>,
         fd: BorrowedFd<'_>,
+        growth: &mut Growth,
         max: usize,
     ) -> Result<Option<Binary<'a>>, Errno> {
         if self.large {
             let available = available(fd);
-            self.growth.observe(fd, available);
+            growth.read(fd, available);
             self.large = available > SMALL;
             if self.large && max > SMALL {
                 let binary = OwnedBinary::new(available.min(max));
