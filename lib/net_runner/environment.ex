@@ -14,7 +14,8 @@ defmodule NetRunner.Environment do
   # Asking for the environment costs 5 µs, encoding it 100 µs, and it hardly ever changes. So what was encoded is kept
   # in `NetRunner.Table`, with the characters it was made from, to compare with. To get those out copies 25 KiB for each
   # command, which is garbage at once; from a `:persistent_term` nothing is copied, but when one changes, the VM visits
-  # every process it has. So it becomes one when it has been asked for a hundred times and has not changed.
+  # every process it has. So it becomes one when it has been asked for a hundred times; the next one when it has been asked
+  # for twice as often, and so on, for there are programs that change a variable again and again.
 
   alias NetRunner.{Nif, Options}
 
@@ -86,7 +87,7 @@ defmodule NetRunner.Environment do
     shown = :os.env()
 
     case :persistent_term.get(__MODULE__, nil) do
-      {^shown, block} -> block
+      {^shown, block, _asked} -> block
       _other -> kept(shown)
     end
   end
@@ -118,12 +119,18 @@ defmodule NetRunner.Environment do
     ArgumentError -> false
   end
 
-  # Two at once may both do it; the second changes nothing.
   defp settle(shown, block) do
-    if :ets.update_counter(@table, @key, {4, 1}) == @settled,
-      do: :persistent_term.put(__MODULE__, {shown, block})
+    asked = :ets.update_counter(@table, @key, {4, 1})
+    if asked >= settled_after(), do: :persistent_term.put(__MODULE__, {shown, block, asked})
   rescue
     ArgumentError -> false
+  end
+
+  defp settled_after do
+    case :persistent_term.get(__MODULE__, nil) do
+      nil -> @settled
+      {_shown, _block, asked} -> 2 * asked
+    end
   end
 
   defp join(entries), do: IO.iodata_to_binary(for entry <- entries, do: [entry, 0])

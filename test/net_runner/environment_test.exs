@@ -41,6 +41,20 @@ defmodule NetRunner.EnvironmentTest do
       assert Environment.variable(Environment.block([]), @name) == nil
     end
 
+    test "that changes again and again is seldom a term that is replaced" do
+      term = fn -> with {_shown, block, _asked} <- :persistent_term.get(Environment, nil), do: block end
+
+      terms =
+        for number <- 1..2_000 do
+          System.put_env(@name, "#{rem(number, 2)}")
+          Environment.block([])
+          term.()
+        end
+
+      # Each takes twice as many calls as the one before.
+      assert terms |> Enum.dedup() |> length() <= 6
+    end
+
     test "is changed by the option, whose last value of a name counts" do
       System.put_env(@name, "1")
       before = entries([])

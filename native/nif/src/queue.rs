@@ -185,13 +185,12 @@ impl Queue {
         if let Some(head) = self.waiters.pop_front() {
             handle.demonitor(env, &head.monitor);
         }
-        if self.arm(env, handle, fd) {
-            return;
-        }
-        // It calls again, waits again, and hears then that it cannot.
-        if let Some(Waiter { pid, monitor, reference: Some(reference) }) = self.waiters.pop_front() {
-            handle.demonitor(env, &monitor);
-            enif::send_closed(env, handle, &pid, reference.copy(env));
+        while !self.arm(env, handle, fd) {
+            // It calls again, waits again, and hears then that it cannot.
+            if let Some(Waiter { pid, monitor, reference: Some(reference) }) = self.waiters.pop_front() {
+                handle.demonitor(env, &monitor);
+                enif::send_closed(env, handle, &pid, reference.copy(env));
+            }
         }
     }
 }
