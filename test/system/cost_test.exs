@@ -7,6 +7,9 @@ defmodule NetRunner.System.CostTest do
 
   alias NetRunner.Test.{Costs, Faults}
 
+  # Rust's standard library makes system calls of its own where it is compiled with assertions: bin/sanitize excludes this.
+  @moduletag :cost
+
   # -- the bounds --------------------------------------------------------------------------------------
 
   # System calls of one run(["/bin/true"]). In the VM: the mean of each; what its threads say to each other (futex)
@@ -184,9 +187,13 @@ defmodule NetRunner.System.CostTest do
        for(pid <- inside ++ servers, do: {pid, Process.info(pid, :reductions)})}
     end
 
-    before = wake_ups.()
-    nothing_for(@idle_ms)
-    assert wake_ups.() == before
+    # The VM itself looks through all processes when a literal is released, as of a purged module, once.
+    assert Enum.any?(1..3, fn _ ->
+             before = wake_ups.()
+             nothing_for(@idle_ms)
+             wake_ups.() == before
+           end)
+
     for server <- servers, do: assert(:ok = Proc.stop(server))
   end
 
