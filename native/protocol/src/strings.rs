@@ -16,11 +16,6 @@ impl Strings {
         &self.0
     }
 
-    #[must_use]
-    pub fn into_bytes(self) -> Vec<u8> {
-        self.0
-    }
-
     /// Without their NULs.
     pub fn iter(&self) -> impl Iterator<Item = &[u8]> {
         self.0.split_inclusive(|byte| *byte == 0).map(|string| &string[..string.len() - 1])

@@ -79,21 +79,7 @@ defmodule NetRunner.Test.Chaos do
     end
   end
 
-  defp failed(plan, what) do
-    %{
-      kind: plan.kind,
-      seed: plan.seed,
-      ms: nil,
-      survivors: [],
-      zombies: [],
-      hangs: [],
-      tolerated: 0,
-      hit: [],
-      missed: [],
-      wrong: [what],
-      groups: []
-    }
-  end
+  defp failed(plan, what), do: %{Round.unplayed(plan) | wrong: [what]}
 
   defp replace(victim, terminal?, vm_mark) do
     if victim, do: discard(victim, vm_mark)

@@ -97,13 +97,11 @@ defmodule NetRunner.Test.Chaos.Round do
   @doc "Plays it, in a victim of `Chaos.victim/2`."
   @spec play(map(), Victim.t(), String.t()) :: result()
   def play(plan, victim, vm_mark) do
-    result = Map.merge(Map.take(plan, [:kind, :seed]), empty())
-
     round = %{
       plan: plan,
       victim: victim,
       vm_mark: vm_mark,
-      result: result,
+      result: unplayed(plan),
       seen: MapSet.new(),
       commands: [],
       # Fork servers that are.
@@ -132,8 +130,12 @@ defmodule NetRunner.Test.Chaos.Round do
     %{result | groups: groups}
   end
 
-  defp empty do
+  @doc "The result of a round of which nothing is known."
+  @spec unplayed(map()) :: result()
+  def unplayed(plan) do
     %{
+      kind: plan.kind,
+      seed: plan.seed,
       ms: nil,
       survivors: [],
       zombies: [],
