@@ -32,6 +32,7 @@ defmodule NetRunner.Test.FaultyRound do
   """
   @spec play(Path.t(), String.t(), uses :: [atom()]) :: t()
   def play(directory, plan, uses \\ [:run, :input, :tree]) do
+    come_up()
     _ = Application.stop(:net_runner)
     Faults.plan(directory, plan)
     :ok = Application.start(:net_runner)
@@ -82,6 +83,7 @@ defmodule NetRunner.Test.FaultyRound do
   @spec lasting(Path.t(), uses :: [atom()], role :: String.t() | nil, String.t(), String.t()) :: t()
   def lasting(directory, uses, role, names, errno) do
     if role do
+      come_up()
       Faults.plan(directory, "asked #{role} #{names}")
       :ok = attempt(:fork_server)
     end
@@ -105,6 +107,9 @@ defmodule NetRunner.Test.FaultyRound do
       leaked: leaked()
     }
   end
+
+  # A fork server that was still starting would use the next plan up. (Or there is none.)
+  defp come_up, do: attempt(:run)
 
   # What this VM holds now, compared with the first time.
   defp leaked do
