@@ -38,6 +38,8 @@ defmodule NetRunner.Nif do
   # There is a shepherd, which control_kill/1 reaches. Comes once, before or after the others.
   @type event ::
           :forked
+          # The same, of a shepherd that has had a command before: the fork server has done nothing. Comes first.
+          | :used
           | {:started, os_pid :: pos_integer()}
           | {:failed, {stage(), posix() | {limit :: atom(), posix()}}}
           | {:signalled, :ok | {:error, :not_running | posix()}}

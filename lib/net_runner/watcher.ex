@@ -235,6 +235,7 @@ defmodule NetRunner.Watcher do
   # The socket is shut down, and its end follows.
   defp over?({:error, _reason}), do: false
   defp over?(:forked), do: false
+  defp over?(:used), do: false
   defp over?({:started, _os_pid}), do: false
   defp over?({:signalled, _result}), do: false
   defp over?({:exited, _how, _rusage}), do: false

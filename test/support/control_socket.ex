@@ -128,16 +128,16 @@ defmodule NetRunner.Test.ControlSocket do
   `fun` gets the shepherd. Returns what the start returned. The shepherd is continued at the end.
   """
   def start_in_place_of_shepherd(fun) do
-    idle = Enum.sort_by(idle_shepherds(), &{&1.start, &1.os_pid})
-    os_pids = Enum.map(idle, & &1.os_pid)
+    os_pids = Enum.map(idle_shepherds(), & &1.os_pid)
     OS.kill(os_pids, "STOP")
     owner = self()
 
     try do
       task = Task.async(fn -> Proc.start("cat", [], kill_timeout: 300, owner: owner) end)
-      # They are taken in the order in which they were forked. Its request is there when it is asked for.
+      # Its request is there when it is waited for.
       OS.eventually(fn -> taken?(task.pid) end)
-      fun.(hd(os_pids))
+      {asked, 0} = System.cmd(fixture(), ["asked" | Enum.map(os_pids, &to_string/1)])
+      fun.(asked |> String.trim() |> String.to_integer())
       Task.await(task, 30_000)
     after
       # The one that did not answer may have been killed.

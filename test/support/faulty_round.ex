@@ -93,7 +93,9 @@ defmodule NetRunner.Test.FaultyRound do
     _ = leaked()
     before = length(Faults.log(directory))
     Faults.on(directory, names, 0, errno)
-    results = for _ <- 1..4, use <- uses, do: bounded(use)
+    # At once, so that idle shepherds do not suffice.
+    calls = for _ <- 1..4, use <- uses, do: Task.async(fn -> bounded(use) end)
+    results = Task.await_many(calls, :infinity)
     Faults.off(directory)
     # At once; but a shepherd that was forked ahead can still have met the fault.
     recovered = bounded(if role == "shepherd", do: :recover, else: :run)

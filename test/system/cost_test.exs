@@ -31,12 +31,11 @@ defmodule NetRunner.System.CostTest do
     "waitid" => 2.1,
     "write" => 4
   }
-  # The fork server, all together: 18 where it is told of a command and of an end at once, 20 where not.
-  @fork_server_calls 20.2
-  # A shepherd from fork to exit: all together, where the command is over before the VM has been told that it runs;
-  # and without those that depend on who comes first.
-  @shepherd_calls 36
-  @shepherd_steady_calls 28
+  # A shepherd before it waits for its first command.
+  @new_shepherd_calls 6
+  # A shepherd for each command: all together; and without those that depend on who comes first.
+  @shepherd_calls 22
+  @shepherd_steady_calls 10
   @waiting ~w(ppoll recvmsg rt_sigreturn sendmsg waitid)
   # A command from clone to execve.
   @command_calls 17
@@ -85,22 +84,22 @@ defmodule NetRunner.System.CostTest do
       victim = Costs.start(flags: flags)
 
       log = Costs.runs(victim, directory, @runs)
-      assert Enum.count(log, &match?({"root", _pid, _name}, &1)) / @runs <= @fork_server_calls
+      # Shepherds are used again: it has nothing to do.
+      assert for({"root", _pid, name} <- log, do: name) == []
 
-      # Of whole lives: they begin with an idle shepherd, before the run.
+      calls = for {"shepherd", _pid, name} <- log, do: name
+      assert length(calls) / @runs <= @shepherd_calls
+      assert Enum.count(calls, &(&1 not in @waiting)) / @runs <= @shepherd_steady_calls
+
       log = Costs.log(directory)
-      shepherds = Costs.lives(log, "shepherd", "exit_group")
-      assert least(shepherds) <= @shepherd_calls
 
-      assert most(for(calls <- shepherds, do: Enum.reject(calls, &(&1 in @waiting)))) <=
-               @shepherd_steady_calls
+      begun =
+        for calls <- Costs.lives(log, "shepherd", "recvmsg"), do: Enum.find_index(calls, &(&1 == "recvmsg"))
 
-      assert log |> Costs.lives("child", "execve") |> most() <= @command_calls
+      assert Enum.max(begun) <= @new_shepherd_calls
+      assert log |> Costs.lives("child", "execve") |> Enum.map(&length/1) |> Enum.max() <= @command_calls
     end
   end
-
-  defp least(lives), do: lives |> Enum.map(&length/1) |> Enum.min()
-  defp most(lives), do: lives |> Enum.map(&length/1) |> Enum.max()
 
   # -- in the VM ---------------------------------------------------------------------------------------
 

@@ -147,6 +147,9 @@ defmodule NetRunner.Process.State do
   # It is written by the fork server, so the shepherd's own events may overtake it.
   def event(%State{forked: false} = state, :forked), do: {[:answered], %{state | forked: true}}
 
+  # A sign of life of the shepherd, not of the fork server.
+  def event(%State{phase: :starting, forked: false} = state, :used), do: {[], %{state | forked: true}}
+
   def event(%State{phase: :starting} = state, {:started, os_pid}) do
     {[{:disarm, :spawn}, {:started, os_pid}], %{state | phase: :running}}
   end

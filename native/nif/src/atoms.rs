@@ -39,6 +39,7 @@ rustler::atoms! {
     subreaper,
     undefined,
     unkillable,
+    used,
     wait,
     waitid,
     write,

@@ -99,6 +99,7 @@ fn control_read<'a>(env: Env<'a>, control: Handle<Control>, reference: Term<'a>)
 fn encode_occurrence<'a>(env: Env<'a>, occurrence: &Occurrence) -> Term<'a> {
     match occurrence {
         Occurrence::Event(event) => encode_event(env, event),
+        Occurrence::Used => atoms::used().encode(env),
         Occurrence::EndOfFile => atoms::eof().encode(env),
         Occurrence::Broken => (atoms::error(), atoms::protocol()).encode(env),
         Occurrence::FdsCut => {

@@ -14,7 +14,7 @@ use rustix::process::Signal;
 use rustler::{Env, LocalPid, Monitor, Term};
 
 use crate::enif::{self, Direction, Fd, Handle, Resource, ResourceType};
-use crate::fork_server::ForkServer;
+use crate::fork_server::{Asked, ForkServer, Returned};
 use crate::pipe::Pipe;
 use crate::{atoms, count};
 
@@ -50,6 +50,14 @@ struct State {
     fork_server: Option<Handle<ForkServer>>,
     /// Of the same command: they are closed where this closes itself.
     pipes: [Option<Handle<Pipe>>; 3],
+    /// The shepherd can have another command after this one: nothing was out of the ordinary.
+    reusable: bool,
+    /// It has had another before, which is to be said.
+    used: bool,
+    /// The fork server has said all that it says of this shepherd.
+    forked: bool,
+    /// Its last word has come: nothing of the command is left.
+    done: bool,
     /// Our direction has been shut down: nothing more can be sent.
     shut_down: bool,
     /// A broken stream: what else comes is not decoded.
@@ -59,6 +67,8 @@ struct State {
 /// What `read` found.
 pub(crate) enum Occurrence {
     Event(Event),
+    /// There is a shepherd, and it was there before.
+    Used,
     EndOfFile,
     Broken,
     /// No room for the fds that came.
@@ -90,20 +100,34 @@ impl Resource for Control {
 impl Drop for Control {
     fn drop(&mut self) {
         count::CONTROLS.down();
+        // Nobody has closed it: it was never armed, and whoever had it has died.
+        let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if let Some(fork_server) = state.fork_server.take() {
+            fork_server.lost();
+        }
     }
 }
 
 impl Control {
-    /// The socket of a shepherd of `fork_server`, on which a request has been sent but for `unsent`.
-    pub(crate) fn new(socket: OwnedFd, unsent: &[u8], fork_server: Handle<ForkServer>) -> Handle<Control> {
+    /// A shepherd of `fork_server`, which has been asked for this, and for how much of it.
+    pub(crate) fn new(
+        asked: Asked,
+        frame: &[u8],
+        reusable: bool,
+        fork_server: Handle<ForkServer>,
+    ) -> Handle<Control> {
         count::CONTROLS.up();
         Handle::new(Control {
             state: Mutex::new(State {
-                socket: Some(Fd::new(socket)),
+                socket: Some(Fd::new(asked.socket)),
                 decoder: Decoder::default(),
                 fds: VecDeque::new(),
-                unsent: unsent.iter().copied().collect(),
-                shepherd: None,
+                unsent: frame[asked.accepted..].iter().copied().collect(),
+                used: asked.used.is_some(),
+                forked: asked.used.is_some(),
+                shepherd: asked.used.flatten(),
+                reusable,
+                done: false,
                 command: None,
                 server: None,
                 owner: None,
@@ -128,6 +152,7 @@ impl Control {
         if state.shut_down || state.socket.is_none() {
             return false;
         }
+        state.reusable = false;
         state.unsent.extend(request.encode());
         state.flush()
     }
@@ -135,7 +160,8 @@ impl Control {
     /// SIGKILL to the shepherd, then to the command, which may have cleared its parent-death signal by
     /// executing a setuid program (prctl(2), PR_SET_PDEATHSIG). False without the shepherd's pidfd.
     pub(crate) fn kill(&self) -> bool {
-        let state = self.lock();
+        let mut state = self.lock();
+        state.reusable = false;
         [&state.shepherd, &state.command].into_iter().flatten().for_each(pidfd_kill);
         state.shepherd.is_some()
     }
@@ -181,9 +207,13 @@ impl Handle<Control> {
         let mut guard = self.lock();
         let state = &mut *guard;
         let mut found = Vec::new();
+        if std::mem::take(&mut state.used) {
+            found.push(Occurrence::Used);
+        }
         let open = state.flush() && state.receive(&mut found);
-        if let Some(Occurrence::Event(Event::Done | Event::Failed { .. })) = found.last() {
+        if let Some(Occurrence::Event(last @ (Event::Done | Event::Failed { .. }))) = found.last() {
             // Its last word.
+            state.done = *last == Event::Done;
             return found;
         }
         if open {
@@ -271,18 +301,22 @@ impl Handle<Control> {
         let socket = state.socket.take();
         let monitors = [state.server.take(), state.owner.take(), state.keeper.take()];
         let pipes = std::mem::take(&mut state.pipes);
-        if let Some(shepherd) = state.shepherd.take() {
+        if let Some(shepherd) = &state.shepherd {
             // One that was stopped after its last word would stay, and nobody would know.
-            pidfd_signal(&shepherd, Signal::CONT);
+            pidfd_signal(shepherd, Signal::CONT);
         }
         state.command = None;
-        state.fds.clear();
-        state.unsent = VecDeque::new();
+        let shepherd = state.shepherd.take();
         let fork_server = state.fork_server.take();
+        let goes_on = state.goes_on();
         drop(state);
         drop(pipes);
         if let Some(fork_server) = fork_server {
-            fork_server.replace(env);
+            let returned = socket
+                .as_ref()
+                .filter(|_| goes_on)
+                .map(|socket| Returned { socket: socket.as_fd(), pidfd: shepherd.as_ref().map(AsFd::as_fd) });
+            fork_server.over(env, returned.as_ref());
         }
         for monitor in monitors {
             self.forget(env, monitor);
@@ -294,6 +328,14 @@ impl Handle<Control> {
 }
 
 impl State {
+    /// Whether the shepherd can have another command: this one is over, and nothing is on its way in either direction.
+    fn goes_on(&mut self) -> bool {
+        let quiet = self.unsent.is_empty() && self.fds.is_empty() && !self.decoder.is_in_a_frame();
+        self.fds.clear();
+        self.unsent = VecDeque::new();
+        self.done && self.forked && self.reusable && quiet && !self.shut_down && !self.broken
+    }
+
     /// Our direction ends: the shepherd reads end of file and begins the stop sequence. Its events still
     /// come.
     fn shut_down(&mut self) {
@@ -384,6 +426,7 @@ impl State {
     /// The fds that the event declares. False when they are not there, or no pidfds. The first of each kind stay:
     /// what comes later cannot change whom we would kill.
     fn take_fds(&mut self, event: &Event) -> bool {
+        self.forked |= matches!(event, Event::Forked { .. });
         let place = match event {
             Event::Forked { fds: 1 } => &mut self.shepherd,
             Event::Started { fds: 1, .. } => &mut self.command,

@@ -1,13 +1,13 @@
 //! The VM's side of the fork server: one per VM, started here, and the shepherds it has forked ahead.
 
 use std::collections::VecDeque;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::process::{Command, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use protocol::socket::{self, Received, Wait};
-use protocol::{ADOPT, Decoder, Event, FORK_AHEAD, READY};
+use protocol::{ADOPT, Decoder, Event, FORK_AHEAD, READY, USED};
 use rustix::fs::FileType;
 use rustix::io::Errno;
 use rustix::net::RecvFlags;
@@ -27,19 +27,47 @@ pub(crate) struct ForkServer {
 struct State {
     /// `None` once it has ended or was killed.
     control: Option<Fd>,
-    /// In its queue are the sockets of idle shepherds. It comes with READY.
-    pool: Option<OwnedFd>,
+    /// It comes with READY.
+    pool: Option<Pool>,
     pidfd: Option<OwnedFd>,
     /// What `control` had no room for: some 250 orders wait in it, and the fork server takes 0.1 ms for each.
     unsent: VecDeque<Order>,
-    /// Idle shepherds that were taken and are not ordered again yet.
-    taken: usize,
+    /// Idle shepherds beside the usual ones, the ordered ones counted; below zero, those that are missing.
+    spare: isize,
+    /// Shepherds that have a command.
+    busy: usize,
     /// The process that reads what the fork server says. It is told when there is room for the unsent.
     listener: LocalPid,
 }
 
+/// The queue of the exit is that of idle shepherds.
+struct Pool {
+    exit: OwnedFd,
+    entrance: OwnedFd,
+}
+
+/// A shepherd that a request has been sent to.
+pub(crate) struct Asked {
+    pub(crate) socket: OwnedFd,
+    /// How much of the request was accepted.
+    pub(crate) accepted: usize,
+    /// Of one that has had a command before, its pidfd, where the system has them. Of a new one the fork server sends
+    /// it.
+    pub(crate) used: Option<Option<OwnedFd>>,
+}
+
+/// A shepherd whose command is over, and which has been asked for nothing else.
+pub(crate) struct Returned<'a> {
+    pub(crate) socket: BorrowedFd<'a>,
+    pub(crate) pidfd: Option<BorrowedFd<'a>>,
+}
+
 /// So many idle shepherds are missing at most when nobody asks for one.
-const MOST_TAKEN: usize = 2;
+const MOST_MISSING: isize = 3;
+
+/// So many are kept beside the usual ones while a command runs: those that run come back in bunches, and are taken in
+/// bunches.
+const MOST_SPARE: isize = 16;
 
 enum Order {
     ForkAhead,
@@ -81,13 +109,40 @@ fn lacking(byte: u8) -> Option<Atom> {
 }
 
 impl State {
-    /// Also a shepherd in the place of each that was taken. An order that is refused is lost: its shepherd's
+    /// Also a shepherd in the place of each that is missing. An order that is refused is lost: its shepherd's
     /// socket is closed, which the other end sees.
     fn order(&mut self, order: Option<Order>) -> Result<(), Failure> {
-        let taken = std::mem::take(&mut self.taken);
-        self.unsent.extend(std::iter::repeat_with(|| Order::ForkAhead).take(taken));
+        while self.spare < 0 {
+            self.unsent.push_back(Order::ForkAhead);
+            self.spare += 1;
+        }
         self.unsent.extend(order);
         self.flush()
+    }
+
+    fn most_spare(&self) -> isize {
+        if self.busy == 0 { 0 } else { MOST_SPARE }
+    }
+
+    /// Puts a shepherd whose command is over into the pool. False where it is not needed: it goes when its socket is
+    /// closed.
+    fn put_back(&self, shepherd: &Returned<'_>) -> bool {
+        let Some(pool) = self.pool.as_ref().filter(|_| self.spare < self.most_spare()) else {
+            return false;
+        };
+        let fds: Vec<BorrowedFd<'_>> = std::iter::once(shepherd.socket).chain(shepherd.pidfd).collect();
+        socket::send(pool.entrance.as_fd(), &[USED], &fds, Wait::DontBlock).is_ok()
+    }
+
+    /// Sends those away that are not needed any more.
+    fn trim(&mut self) {
+        while self.spare > self.most_spare()
+            && let Some(pool) = &self.pool
+            && let Ok(Received::Bytes(_)) =
+                socket::receive(pool.exit.as_fd(), &mut [0], &mut VecDeque::new(), Wait::DontBlock)
+        {
+            self.spare -= 1;
+        }
     }
 
     /// Sends what there is room for.
@@ -110,7 +165,7 @@ impl State {
                 }
                 Err(errno) => {
                     if let Some(Order::ForkAhead) = self.unsent.pop_front() {
-                        self.taken += 1;
+                        self.spare -= 1;
                     }
                     // Others are sent all the same; the last one is the caller's.
                     if self.unsent.is_empty() {
@@ -124,6 +179,12 @@ impl State {
 }
 
 impl ForkServer {
+    /// A command that has not been started, or is not known to anybody any more: its shepherd ends with it.
+    pub(crate) fn lost(&self) {
+        let mut state = self.lock();
+        state.busy = state.busy.saturating_sub(1);
+    }
+
     pub(crate) fn keeper(&self) -> LocalPid {
         self.keeper
     }
@@ -154,19 +215,34 @@ impl Handle<ForkServer> {
     /// about to start: it waits until a command is over, or the next one is taken.
     fn taken(&self, env: Env<'_>) {
         let mut state = self.lock();
-        state.taken += 1;
-        let waits = state.taken < MOST_TAKEN;
+        state.spare -= 1;
+        let waits = state.spare > -MOST_MISSING;
         drop(state);
         if !waits {
             self.replace(env);
         }
     }
 
-    /// Orders shepherds in the place of those that were taken.
-    pub(crate) fn replace(&self, env: Env<'_>) {
-        if self.lock().taken > 0 {
+    /// Orders the shepherds that are missing.
+    fn replace(&self, env: Env<'_>) {
+        if self.lock().spare < 0 {
             // A fork server that is gone is noticed elsewhere.
             let _ = self.order(env, None);
+        }
+    }
+
+    /// A command is over. Its shepherd, where it can have another, comes back; where it does not, it is replaced. When
+    /// nothing runs any more, there are as many as there were at first.
+    pub(crate) fn over(&self, env: Env<'_>, shepherd: Option<&Returned<'_>>) {
+        let mut state = self.lock();
+        state.busy = state.busy.saturating_sub(1);
+        let came_back = shepherd.is_some_and(|shepherd| state.put_back(shepherd));
+        state.spare += isize::from(came_back);
+        state.trim();
+        let at_rest = state.busy == 0;
+        drop(state);
+        if !came_back || at_rest {
+            self.replace(env);
         }
     }
 
@@ -178,7 +254,7 @@ impl Handle<ForkServer> {
     }
 
     /// The socket of an idle shepherd, when one is there. The caller asks for another in its place.
-    fn take_idle(&self, env: Env<'_>) -> Result<Option<OwnedFd>, Failure> {
+    fn take_idle(&self, env: Env<'_>) -> Result<Option<Asked>, Failure> {
         let state = self.lock();
         let (Some(control), Some(pool)) = (&state.control, &state.pool) else {
             return Ok(None);
@@ -188,10 +264,15 @@ impl Handle<ForkServer> {
             return Err(Failure::NoForkServer);
         }
         let mut fds = VecDeque::new();
-        let received = socket::receive(pool.as_fd(), &mut [0], &mut fds, Wait::DontBlock);
+        let mut kind = [0];
+        let received = socket::receive(pool.exit.as_fd(), &mut kind, &mut fds, Wait::DontBlock);
         drop(state);
         match received {
-            Ok(Received::Bytes(_)) => Ok(fds.pop_front()),
+            Ok(Received::Bytes(_)) => {
+                let idle = fds.pop_front();
+                let used = (kind == [USED]).then(|| fds.pop_front());
+                Ok(idle.map(|socket| Asked { socket, accepted: 0, used }))
+            }
             Ok(Received::WouldBlock | Received::EndOfFile) => Ok(None),
             // The shepherd sees end of file and exits: its socket was closed on the way.
             Ok(Received::FdsCut) => {
@@ -202,30 +283,38 @@ impl Handle<ForkServer> {
         }
     }
 
-    /// Sends a frame, with its fds, to a shepherd: an idle one, else a new one. Returns the socket and how
-    /// much of the frame was accepted. Once a byte was accepted no other shepherd is tried: the command may
-    /// run.
+    /// Sends a frame, with its fds, to a shepherd: an idle one, else a new one. Once a byte was
+    /// accepted no other shepherd is tried: the command may run.
     pub(crate) fn send_request(
         &self,
         env: Env<'_>,
         frame: &[u8],
-        fds: &[std::os::fd::BorrowedFd<'_>],
-    ) -> Result<(OwnedFd, usize), Failure> {
+        fds: &[BorrowedFd<'_>],
+    ) -> Result<Asked, Failure> {
+        self.lock().busy += 1;
+        let asked = self.ask(env, frame, fds);
+        if asked.is_err() {
+            self.lost();
+        }
+        asked
+    }
+
+    fn ask(&self, env: Env<'_>, frame: &[u8], fds: &[BorrowedFd<'_>]) -> Result<Asked, Failure> {
         while let Some(idle) = self.take_idle(env)? {
-            let sent = socket::send(idle.as_fd(), frame, fds, Wait::DontBlock);
+            let sent = socket::send(idle.socket.as_fd(), frame, fds, Wait::DontBlock);
             self.taken(env);
             match sent {
-                Ok(accepted) => return Ok((idle, accepted)),
+                Ok(accepted) => return Ok(Asked { accepted, ..idle }),
                 // This one has died in the meantime.
                 Err(Errno::PIPE | Errno::CONNRESET) => {}
                 Err(errno) => return Err(Failure::At(Place::Send, errno)),
             }
         }
-        let new = self.adopt(env)?;
-        match socket::send(new.as_fd(), frame, fds, Wait::DontBlock) {
-            Ok(accepted) => Ok((new, accepted)),
+        let new = Asked { socket: self.adopt(env)?, accepted: 0, used: None };
+        match socket::send(new.socket.as_fd(), frame, fds, Wait::DontBlock) {
+            Ok(accepted) => Ok(Asked { accepted, ..new }),
             // It was answered before it was asked: there is no shepherd, and the answer says why.
-            Err(Errno::PIPE | Errno::CONNRESET) if was_refused(&new) => Ok((new, 0)),
+            Err(Errno::PIPE | Errno::CONNRESET) if was_refused(&new.socket) => Ok(new),
             // The fork server has died with the other end in its queue, or the shepherd as soon as it was
             // forked.
             Err(Errno::PIPE | Errno::CONNRESET) => Err(Failure::NoForkServer),
@@ -256,7 +345,8 @@ impl Handle<ForkServer> {
                 pool: None,
                 pidfd: None,
                 unsent: VecDeque::new(),
-                taken: 0,
+                spare: 0,
+                busy: 0,
                 listener: enif::self_pid(env),
             }),
         });
@@ -293,7 +383,9 @@ impl Handle<ForkServer> {
             let mut fds = VecDeque::new();
             match socket::receive(socket.as_fd(), &mut byte, &mut fds, Wait::DontBlock) {
                 Ok(Received::Bytes(_)) if byte == [READY] => {
-                    *pool = fds.pop_front();
+                    if let (Some(exit), Some(entrance)) = (fds.pop_front(), fds.pop_front()) {
+                        *pool = Some(Pool { exit, entrance });
+                    }
                     *pidfd = fds.pop_front();
                     said.push(Said::Ready);
                 }
@@ -349,7 +441,7 @@ fn check_null() -> Result<(), Errno> {
 }
 
 /// Whether the peer is gone.
-fn has_ended(socket: std::os::fd::BorrowedFd<'_>) -> bool {
+fn has_ended(socket: BorrowedFd<'_>) -> bool {
     matches!(
         rustix::net::recv(socket, &mut [0; 1], RecvFlags::PEEK | RecvFlags::DONTWAIT),
         Ok((0, _)) | Err(Errno::CONNRESET)

@@ -61,6 +61,9 @@ pub(crate) struct Spawned {
     pub(crate) pipes: [Option<Handle<Pipe>>; 3],
 }
 
+/// In bytes, of a request.
+const LARGEST_REUSABLE: usize = 64 * 1024;
+
 pub(crate) fn spawn(
     env: Env<'_>,
     fork_server: &Handle<ForkServer>,
@@ -90,9 +93,11 @@ pub(crate) fn spawn(
         .chain(ends.iter().filter_map(End::theirs))
         .chain(leader.as_ref().map(AsFd::as_fd))
         .collect();
-    let (socket, accepted) = fork_server.send_request(env, &frame, &fds)?;
+    let asked = fork_server.send_request(env, &frame, &fds)?;
 
-    let control = Control::new(socket, &frame[accepted..], fork_server.clone());
+    // What it has allocated for a larger one it would keep.
+    let reusable = leader.is_none() && command.cgroup.is_none() && frame.len() <= LARGEST_REUSABLE;
+    let control = Control::new(asked, &frame, reusable, fork_server.clone());
     control.set_server(env, enif::self_pid(env));
     control.set_owner(env, owner);
     // The command's ends are closed by this: the shepherd has its own.
@@ -110,8 +115,8 @@ pub(crate) fn sweep(
     group: &Group<'_>,
 ) -> Result<Handle<Control>, Failure> {
     let frame = Request::Sweep(Box::new(group.into())).encode();
-    let (socket, accepted) = fork_server.send_request(env, &frame, &[])?;
-    let control = Control::new(socket, &frame[accepted..], fork_server.clone());
+    let asked = fork_server.send_request(env, &frame, &[])?;
+    let control = Control::new(asked, &frame, false, fork_server.clone());
     control.set_server(env, enif::self_pid(env));
     control.set_keeper(env, enif::self_pid(env), [const { None }; 3]);
     Ok(control)

@@ -20,7 +20,7 @@ mod strings;
 pub use cgroup::{Cgroup, CgroupLimit, CgroupLimitName, CgroupStats, CgroupStep};
 pub use codec::{Decoder, Error, MAX_FRAME, Message};
 pub use event::{Event, Exit, Rusage, SignalResult, Stage};
-pub use fork_server::{ADOPT, FORK_AHEAD, IDLE, READY};
+pub use fork_server::{ADOPT, FORK_AHEAD, IDLE, READY, USED};
 pub use fork_server::{LACKS_PARENT_DEATH_SIGNAL, LACKS_PIDFDS, LACKS_PROC, LACKS_SUBREAPER, LACKS_WAITID};
 pub use limit::{Resource, Rlimit};
 pub use request::{Credentials, Directory, Leftovers, Request, Spawn, Stdio};

@@ -62,6 +62,9 @@ impl Channel {
 
     /// Waits for the next frame.
     pub(crate) fn receive(&mut self) -> Incoming {
+        if let Some(incoming) = self.set_aside.pop_front() {
+            return incoming;
+        }
         self.next(Wait::Block).unwrap_or(Incoming::End)
     }
 

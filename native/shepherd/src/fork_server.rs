@@ -60,7 +60,7 @@ pub(crate) fn run() -> Result<(), Errno> {
     .serve()
 }
 
-/// What is lacking, and `READY`, with the VM's end of the pool socket and our pidfd. Returns our end.
+/// What is lacking, and `READY`, with both ends of the pool socket and our pidfd. Returns our end.
 fn announce(control: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
     let lacks = os::lacks();
     if !lacks.is_empty() {
@@ -71,7 +71,7 @@ fn announce(control: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
     }
     let (ours, vms) = socket::pair()?;
     let pidfd = os::pidfd(getpid());
-    let fds: Vec<BorrowedFd<'_>> = [&vms].into_iter().chain(&pidfd).map(AsFd::as_fd).collect();
+    let fds: Vec<BorrowedFd<'_>> = [&vms, &ours].into_iter().chain(&pidfd).map(AsFd::as_fd).collect();
     socket::send(control, &[READY], &fds, Wait::Block)?;
     Ok(ours)
 }

@@ -6,7 +6,8 @@ use rustix::io::Errno;
 
 use crate::os;
 
-/// With a part below it that nothing may touch. It stays until this process ends, which runs one command.
+/// With a part below it that nothing may touch. It stays until this process ends, whose commands run on it one
+/// after the other.
 pub(crate) struct Stack {
     top: *mut c_void,
 }

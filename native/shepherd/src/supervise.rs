@@ -1,5 +1,5 @@
-//! One shepherd: waits for its command, starts it, watches it and the VM, and leaves when nothing of the
-//! command is left.
+//! One shepherd: waits for its command, starts it, watches it and the VM until nothing of the command is left, and
+//! then waits for the next one, or for the end of its socket.
 
 use std::ops::ControlFlow;
 use std::os::fd::{AsFd, OwnedFd};
@@ -32,18 +32,22 @@ pub(crate) fn run(socket: OwnedFd) -> Result<(), Errno> {
     os::become_subreaper();
     let mut channel = Channel::new(socket);
     // While nobody waits for it.
-    let stack = Stack::new();
-    let spawn = match channel.receive() {
-        Incoming::Request(Request::Spawn(spawn)) => *spawn,
-        Incoming::Request(Request::Sweep(cgroup)) => return sweep(channel, &cgroup),
-        Incoming::FdsCut => return refuse(channel, &Failure::new(Stage::Fds, Errno::MFILE)),
-        // An idle shepherd whose VM is gone; or nonsense, and nobody to answer.
-        Incoming::Request(Request::Signal(_) | Request::Stop) | Incoming::End => return Ok(()),
-        Incoming::Failed(errno) => return Err(errno),
-    };
-    match Shepherd::start(&mut channel, spawn, stack) {
-        Ok(shepherd) => shepherd.watch(channel),
-        Err(failure) => refuse(channel, &failure),
+    let mut stack = Stack::new().ok();
+    loop {
+        let spawn = match channel.receive() {
+            Incoming::Request(Request::Spawn(spawn)) => *spawn,
+            Incoming::Request(Request::Sweep(cgroup)) => return sweep(channel, &cgroup),
+            Incoming::FdsCut => return refuse(channel, &Failure::new(Stage::Fds, Errno::MFILE)),
+            // An idle shepherd that the VM does not want any more, or whose VM is gone; what was still on its way when
+            // the command was over; or nonsense, and nobody to answer.
+            Incoming::Request(Request::Signal(_) | Request::Stop) | Incoming::End => return Ok(()),
+            Incoming::Failed(errno) => return Err(errno),
+        };
+        match Shepherd::start(&mut channel, spawn, &mut stack) {
+            Ok(shepherd) => shepherd.watch(&mut channel)?,
+            Err(failure) => return refuse(channel, &failure),
+        }
+        deliver(&mut channel)?;
     }
 }
 
@@ -52,16 +56,16 @@ fn sweep(mut channel: Channel, left: &protocol::Cgroup) -> Result<(), Errno> {
         Ok(()) => [Event::Done],
         Err(processes) => [Event::Unkillable(processes)],
     });
-    deliver(channel)
+    deliver(&mut channel)
 }
 
 fn refuse(mut channel: Channel, failure: &Failure) -> Result<(), Errno> {
     channel.send(&[failure.event()]);
-    deliver(channel)
+    deliver(&mut channel)
 }
 
 /// Stays until the VM has taken everything, or is gone.
-fn deliver(mut channel: Channel) -> Result<(), Errno> {
+fn deliver(channel: &mut Channel) -> Result<(), Errno> {
     while channel.has_unsent() {
         os::wait(&[Watched { fd: channel.socket(), read: false, write: true, urgent: false }], None)?;
         channel.flush();
@@ -89,7 +93,7 @@ impl Shepherd {
     fn start(
         channel: &mut Channel,
         mut spawn: Spawn,
-        stack: Result<Stack, Errno>,
+        stack: &mut Option<Stack>,
     ) -> Result<Shepherd, Failure> {
         if channel.hung_up() {
             return Err(Failure::new(Stage::Fork, Errno::CANCELED));
@@ -103,8 +107,11 @@ impl Shepherd {
         let mut plan =
             Plan::new(spawn, &mut channel.take_fds()).ok_or(Failure::new(Stage::Fds, Errno::BADF))?;
         let cgroup = cgroup.map(|cgroup| Cgroup::make(&cgroup, channel.socket())).transpose()?;
-        let stack = stack.or_else(|_| Stack::new()).map_err(|errno| Failure::new(Stage::Fork, errno))?;
-        let child = launch(&plan, cgroup.as_ref(), &stack, channel, kill_timeout)?;
+        let stack = match stack {
+            Some(stack) => stack,
+            None => stack.insert(Stack::new().map_err(|errno| Failure::new(Stage::Fork, errno))?),
+        };
+        let child = launch(&plan, cgroup.as_ref(), stack, channel, kill_timeout)?;
         let terminal = plan.terminal.take();
         // The command's ends of its pipes: its readers must see end of file when it is gone.
         drop(plan);
@@ -129,23 +136,24 @@ impl Shepherd {
         Ok(shepherd)
     }
 
-    fn watch(mut self, mut channel: Channel) -> Result<(), Errno> {
+    /// Until nothing of the command is left, which is said.
+    fn watch(mut self, channel: &mut Channel) -> Result<(), Errno> {
         // For what has ended before, SIGCHLD is pending: the first wait returns at once.
         let mut woken = Woken::ByFdOrTime;
         loop {
-            if woken == Woken::ByChild && self.look_after_children(&mut channel)? {
-                return deliver(channel);
+            if woken == Woken::ByChild && self.look_after_children(channel)? {
+                return Ok(());
             }
             while let Some(incoming) = channel.try_receive() {
-                self.obey(incoming, &mut channel)?;
+                self.obey(incoming, channel)?;
             }
             // What a step makes due at once has a later time, so it waits until children were looked after.
             let now = Instant::now();
             while let Some(step) = self.escalation.step(now) {
-                self.take(step, &mut channel);
+                self.take(step, channel);
             }
             if self.unannounced.as_ref().is_some_and(|(_, due)| *due <= now) {
-                self.announce(&mut channel);
+                self.announce(channel);
             }
             channel.flush();
             let announcement = self.unannounced.as_ref().map(|(_, due)| *due);

@@ -6,6 +6,7 @@ mod cannot_start;
 mod cgroup;
 mod fork_server;
 mod pty;
+mod reuse;
 mod rights;
 mod robustness;
 mod signals;

@@ -32,8 +32,9 @@ impl ForkServer {
         // The builder holds their end of the socket.
         command.stdin(Stdio::null());
         let (byte, mut fds) = receive_byte(&ours);
-        assert_eq!((byte, fds.len()), (READY, 2));
+        assert_eq!((byte, fds.len()), (READY, 3));
         let pool = fds.pop_front().unwrap();
+        drop(fds.pop_front());
         ForkServer { process, sockets: Some((ours, pool)), pidfd: fds.pop_front().unwrap() }
     }
 

@@ -84,9 +84,16 @@ impl Session {
         }
     }
 
-    /// `Done`, and nothing after it.
+    /// `Done`, and nothing after it: when we hang up, the shepherd leaves.
     pub(crate) fn done(&mut self) {
         assert_eq!(self.event(), Some(Event::Done));
+        self.leaves();
+    }
+
+    /// Without another word, now that we hang up.
+    pub(crate) fn leaves(&mut self) {
+        // It may have left already.
+        let _ = socket::shutdown_write(&self.socket);
         assert_eq!(self.event(), None);
     }
 
@@ -95,7 +102,10 @@ impl Session {
     pub(crate) fn done_at_last(&mut self) {
         match self.event() {
             Some(Event::Unkillable(_)) => self.done(),
-            event => assert_eq!((event, self.event()), (Some(Event::Done), None)),
+            event => {
+                assert_eq!(event, Some(Event::Done));
+                self.leaves();
+            }
         }
     }
 
