@@ -141,6 +141,36 @@ defmodule NetRunner.System.ReuseTest do
     assert length(idle()) == @idle_shepherds
   end
 
+  # `Done` comes with the exit, before the control is handed to the Watcher.
+  test "commands that may leave something, and do not, leave no shepherd either" do
+    census = Census.take()
+    for _ <- 1..30, do: assert({"", 0} = NetRunner.run(["true"], leftovers: :keep))
+    runs = for _ <- 1..60, do: Task.async(fn -> NetRunner.run(["true"], leftovers: :keep) end)
+    assert runs |> Task.await_many(60_000) |> Enum.uniq() == [{"", 0}]
+    Census.assert_unchanged(census)
+    assert length(idle()) == @idle_shepherds
+  end
+
+  test "a caller that dies while it starts a command counts no longer" do
+    for n <- 1..200 do
+      {pid, ref} = spawn_monitor(fn -> NetRunner.run(["true"], user: "#{uid()}") end)
+      :erlang.start_timer(rem(n, 4), self(), :kill)
+      receive do: ({:timeout, _timer, :kill} -> Process.exit(pid, :kill))
+      receive do: ({:DOWN, ^ref, :process, ^pid, _reason} -> :ok)
+    end
+
+    for(_ <- 1..32, do: Task.async(fn -> NetRunner.run(["sleep", "0.1"]) end)) |> Task.await_many(60_000)
+    for pid <- Process.list(), do: :erlang.garbage_collect(pid)
+    assert {"", 0} = NetRunner.run(["true"])
+    assert length(idle()) == @idle_shepherds
+  end
+
+  # Asking for a user makes the spawn a dirty one, during which its caller can be killed.
+  defp uid do
+    {text, 0} = System.cmd("id", ["-u"])
+    String.trim(text)
+  end
+
   test "the numbers of one are not those of the next" do
     first = cpu_ms(sh("i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done"))
     assert Enum.all?(1..@idle_shepherds, fn _ -> cpu_ms(["true"]) < first end)

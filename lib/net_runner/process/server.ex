@@ -326,24 +326,25 @@ defmodule NetRunner.Process.Server do
 
   defp drain(data), do: {:noreply, %{data | drain: Drain.read(data.drain)}}
 
-  defp timeout(:spawn, data) do
-    answered = ForkServer.answered(data.fork_server)
-    progress? = answered > data.answered
-    data = %{data | answered: answered, timers: Map.delete(data.timers, :spawn)}
-    Effects.perform(data, State.spawn_deadline(data.state, progress?))
-  end
-
   # What the shepherd has said counts first: after a VM was stopped and continued, the time is up, and the
   # answers are there.
   defp timeout(name, data) do
     case read_control(data) do
       %{timers: %{^name => _timer} = timers, ended: nil} = data ->
-        Effects.perform(%{data | timers: Map.delete(timers, name)}, State.timeout(data.state, name))
+        due(name, %{data | timers: Map.delete(timers, name)})
 
       disarmed ->
         disarmed
     end
   end
+
+  defp due(:spawn, data) do
+    answered = ForkServer.answered(data.fork_server)
+    progress? = answered > data.answered
+    Effects.perform(%{data | answered: answered}, State.spawn_deadline(data.state, progress?))
+  end
+
+  defp due(name, data), do: Effects.perform(data, State.timeout(data.state, name))
 
   # -- the end that a supervisor asks for --------------------------------------------------------------
 

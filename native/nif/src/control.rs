@@ -210,10 +210,18 @@ impl Handle<Control> {
         if std::mem::take(&mut state.used) {
             found.push(Occurrence::Used);
         }
+        if state.done {
+            // What its shepherd says next is about another command.
+            found.push(Occurrence::EndOfFile);
+            return found;
+        }
         let open = state.flush() && state.receive(&mut found);
-        if let Some(Occurrence::Event(last @ (Event::Done | Event::Failed { .. }))) = found.last() {
-            // Its last word.
-            state.done = *last == Event::Done;
+        let says = |what: fn(&Event) -> bool| {
+            found.iter().any(|one| matches!(one, Occurrence::Event(event) if what(event)))
+        };
+        state.done = says(|event| *event == Event::Done);
+        if state.done || says(|event| matches!(event, Event::Failed { .. })) {
+            // Its last word. (The fork server's may come behind it.)
             return found;
         }
         if open {

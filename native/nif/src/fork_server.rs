@@ -134,11 +134,12 @@ impl State {
         socket::send(pool.entrance.as_fd(), &[USED], &fds, Wait::DontBlock).is_ok()
     }
 
-    /// Sends those away that are not needed any more.
+    /// Sends those away that are not needed any more: they see the end of file.
     fn trim(&mut self) {
         while self.spare > self.most_spare()
             && let Some(pool) = &self.pool
-            && let Ok(Received::Bytes(_)) =
+            // Without room for its fds it is gone as well.
+            && let Ok(Received::Bytes(_) | Received::FdsCut) =
                 socket::receive(pool.exit.as_fd(), &mut [0], &mut VecDeque::new(), Wait::DontBlock)
         {
             self.spare -= 1;
