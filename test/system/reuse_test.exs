@@ -152,8 +152,10 @@ defmodule NetRunner.System.ReuseTest do
   end
 
   test "a caller that dies while it starts a command counts no longer" do
+    user = uid()
+
     for n <- 1..200 do
-      {pid, ref} = spawn_monitor(fn -> NetRunner.run(["true"], user: "#{uid()}") end)
+      {pid, ref} = spawn_monitor(fn -> NetRunner.run(["true"], user: user) end)
       :erlang.start_timer(rem(n, 4), self(), :kill)
       receive do: ({:timeout, _timer, :kill} -> Process.exit(pid, :kill))
       receive do: ({:DOWN, ^ref, :process, ^pid, _reason} -> :ok)
