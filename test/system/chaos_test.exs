@@ -98,7 +98,8 @@ defmodule NetRunner.System.ChaosTest do
         ms: 60_000
     }
 
-    %{plan | entries: [entry], moment: 1_000}
+    hops? = fn living -> Enum.any?(living, &(&1.mark != nil and &1.os_pid != &1.group)) end
+    %{plan | entries: [entry], moment: hops?}
   end
 
   # But zombies, which are init's.

@@ -149,11 +149,17 @@ defmodule NetRunner.Test.Chaos.Round do
   end
 
   # The moment is what this suite is about: this is no waiting for something.
-  defp await_moment(%{plan: plan} = round) do
+  defp await_moment(%{plan: %{moment: moment}} = round) when is_integer(moment) do
     receive do
     after
-      plan.moment -> round
+      moment -> round
     end
+  end
+
+  # Until a fact about what carries the victim's mark holds.
+  defp await_moment(%{plan: %{moment: fact}} = round) do
+    OS.eventually(fn -> fact.(Marked.living(round.vm_mark)) end)
+    round
   end
 
   # -- kills -------------------------------------------------------------------------------------------
