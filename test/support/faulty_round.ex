@@ -133,9 +133,11 @@ defmodule NetRunner.Test.FaultyRound do
   end
 
   # Commands, and idle shepherds, if there are not as many as there should be. One that has died while it was
-  # idle is found, and replaced, when it is taken; one that could not be forked is forked with the next command.
+  # idle is found, and replaced, when it is taken; one that could not be forked, or handed over, is forked when the
+  # fork server is told of the next that is missing, as the shepherd of a command that was stopped.
   defp left do
     for _ <- 0..@idle_shepherds, do: bounded(:run)
+    bounded(:stopped)
     OS.eventually(fn -> below() == {[], 1 + @idle_shepherds} end)
     []
   rescue
@@ -189,6 +191,8 @@ defmodule NetRunner.Test.FaultyRound do
       Enum.find([said, signalled, stopped], :ok, &(&1 != :ok))
     end
   end
+
+  defp attempt(:stopped), do: with({:ok, server} <- Proc.start("cat", []), do: Proc.stop(server))
 
   # It makes a group in its own, and leaves a daemon there that ignores SIGTERM.
   defp attempt(:group) do
