@@ -9,6 +9,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use protocol::socket::{self, Received, Wait};
 use protocol::{Decoder, Event, Message, Request};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::Signal;
 use rustler::{Env, LocalPid, Monitor, Term};
@@ -183,6 +184,12 @@ fn pidfd_signal(pidfd: &OwnedFd, signal: Signal) {
     let _ = (pidfd, signal, Errno::SRCH);
 }
 
+/// Whether the process behind a pidfd has ended: it can be read then (pidfd_open(2)).
+fn has_ended(pidfd: &OwnedFd) -> bool {
+    let mut polled = [PollFd::new(pidfd, PollFlags::IN)];
+    matches!(poll(&mut polled, Some(&Timespec::default())), Ok(1))
+}
+
 /// Whether a received fd is a pidfd. That the process behind it is not ours to wait for (ECHILD) is only found
 /// when it is one (`kernel/exit.c`, `kernel_waitid_prepare`). `pidfd_send_signal(2)` would take a directory of
 /// /proc as well.
@@ -313,10 +320,10 @@ impl Handle<Control> {
             // One that was stopped after its last word would stay, and nobody would know.
             pidfd_signal(shepherd, Signal::CONT);
         }
-        state.command = None;
         let shepherd = state.shepherd.take();
         let fork_server = state.fork_server.take();
         let goes_on = state.goes_on();
+        state.command = None;
         drop(state);
         drop(pipes);
         if let Some(fork_server) = fork_server {
@@ -341,7 +348,9 @@ impl State {
         let quiet = self.unsent.is_empty() && self.fds.is_empty() && !self.decoder.is_in_a_frame();
         self.fds.clear();
         self.unsent = VecDeque::new();
-        self.done && self.forked && self.reusable && quiet && !self.shut_down && !self.broken
+        let ordinary = self.done && self.forked && self.reusable && !self.shut_down && !self.broken;
+        // Where the command lives, somebody else has said `Done`.
+        ordinary && quiet && self.command.as_ref().is_none_or(has_ended)
     }
 
     /// Our direction ends: the shepherd reads end of file and begins the stop sequence. Its events still
