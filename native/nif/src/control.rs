@@ -9,15 +9,15 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use protocol::socket::{self, Received, Wait};
 use protocol::{Decoder, Event, Message, Request};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::Signal;
 use rustler::{Env, LocalPid, Monitor, Term};
 
 use crate::enif::{self, Direction, Fd, Handle, Resource, ResourceType};
-use crate::fork_server::{Asked, ForkServer, Returned};
+use crate::fork_server::ForkServer;
 use crate::pipe::Pipe;
-use crate::{atoms, count};
+use crate::pool::{Returned, Shepherd};
+use crate::{atoms, count, pidfd};
 
 /// Events are small: one read takes all that are there.
 const READ_BUFFER: usize = 4096;
@@ -110,23 +110,23 @@ impl Drop for Control {
 }
 
 impl Control {
-    /// A shepherd of `fork_server`, which has been asked for this, and for how much of it.
+    /// A shepherd of `fork_server`, to which a request has been sent but for `unsent`.
     pub(crate) fn new(
-        asked: Asked,
-        frame: &[u8],
+        shepherd: Shepherd,
+        unsent: &[u8],
         reusable: bool,
         fork_server: Handle<ForkServer>,
     ) -> Handle<Control> {
         count::CONTROLS.up();
         Handle::new(Control {
             state: Mutex::new(State {
-                socket: Some(Fd::new(asked.socket)),
+                socket: Some(Fd::new(shepherd.socket)),
                 decoder: Decoder::default(),
                 fds: VecDeque::new(),
-                unsent: frame[asked.accepted..].iter().copied().collect(),
-                used: asked.used.is_some(),
-                forked: asked.used.is_some(),
-                shepherd: asked.used.flatten(),
+                unsent: unsent.iter().copied().collect(),
+                used: shepherd.used,
+                forked: shepherd.used,
+                shepherd: shepherd.pidfd,
                 reusable,
                 done: false,
                 command: None,
@@ -163,47 +163,8 @@ impl Control {
     pub(crate) fn kill(&self) -> bool {
         let mut state = self.lock();
         state.reusable = false;
-        [&state.shepherd, &state.command].into_iter().flatten().for_each(pidfd_kill);
+        [&state.shepherd, &state.command].into_iter().flatten().for_each(pidfd::kill);
         state.shepherd.is_some()
-    }
-}
-
-/// SIGKILL to the process behind a pidfd. It may have ended, which is what is wanted.
-pub(crate) fn pidfd_kill(pidfd: &OwnedFd) {
-    pidfd_signal(pidfd, Signal::KILL);
-}
-
-fn pidfd_signal(pidfd: &OwnedFd, signal: Signal) {
-    #[cfg(target_os = "linux")]
-    {
-        let result = rustix::process::pidfd_send_signal(pidfd, signal);
-        // ENOSYS: a sandbox came after the start.
-        debug_assert!(matches!(result, Ok(()) | Err(Errno::SRCH | Errno::PERM | Errno::NOSYS)));
-    }
-    #[cfg(not(target_os = "linux"))]
-    let _ = (pidfd, signal, Errno::SRCH);
-}
-
-/// Whether the process behind a pidfd has ended: it can be read then (pidfd_open(2)).
-fn has_ended(pidfd: &OwnedFd) -> bool {
-    let mut polled = [PollFd::new(pidfd, PollFlags::IN)];
-    matches!(poll(&mut polled, Some(&Timespec::default())), Ok(1))
-}
-
-/// Whether a received fd is a pidfd. That the process behind it is not ours to wait for (ECHILD) is only found
-/// when it is one (`kernel/exit.c`, `kernel_waitid_prepare`). `pidfd_send_signal(2)` would take a directory of
-/// /proc as well.
-fn is_pidfd(fd: &OwnedFd) -> bool {
-    #[cfg(target_os = "linux")]
-    {
-        use rustix::process::{WaitId, WaitIdOptions, waitid};
-        let looking_only = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
-        !matches!(waitid(WaitId::PidFd(fd.as_fd()), looking_only), Err(Errno::BADF))
-    }
-    #[cfg(not(target_os = "linux"))]
-    {
-        let _ = fd;
-        false
     }
 }
 
@@ -223,11 +184,8 @@ impl Handle<Control> {
             return found;
         }
         let open = state.flush() && state.receive(&mut found);
-        let says = |what: fn(&Event) -> bool| {
-            found.iter().any(|one| matches!(one, Occurrence::Event(event) if what(event)))
-        };
-        state.done = says(|event| *event == Event::Done);
-        if state.done || says(|event| matches!(event, Event::Failed { .. })) {
+        state.done = found.iter().any(|one| matches!(one, Occurrence::Event(Event::Done)));
+        if state.done || found.iter().any(|one| matches!(one, Occurrence::Event(Event::Failed { .. }))) {
             // Its last word. (The fork server's may come behind it.)
             return found;
         }
@@ -318,11 +276,13 @@ impl Handle<Control> {
         let pipes = std::mem::take(&mut state.pipes);
         if let Some(shepherd) = &state.shepherd {
             // One that was stopped after its last word would stay, and nobody would know.
-            pidfd_signal(shepherd, Signal::CONT);
+            pidfd::signal(shepherd, Signal::CONT);
         }
         let shepherd = state.shepherd.take();
         let fork_server = state.fork_server.take();
         let goes_on = state.goes_on();
+        state.fds.clear();
+        state.unsent = VecDeque::new();
         state.command = None;
         drop(state);
         drop(pipes);
@@ -344,13 +304,11 @@ impl Handle<Control> {
 
 impl State {
     /// Whether the shepherd can have another command: this one is over, and nothing is on its way in either direction.
-    fn goes_on(&mut self) -> bool {
+    fn goes_on(&self) -> bool {
+        let ordinary = self.done && self.forked && self.reusable && !self.shut_down;
         let quiet = self.unsent.is_empty() && self.fds.is_empty() && !self.decoder.is_in_a_frame();
-        self.fds.clear();
-        self.unsent = VecDeque::new();
-        let ordinary = self.done && self.forked && self.reusable && !self.shut_down && !self.broken;
         // Where the command lives, somebody else has said `Done`.
-        ordinary && quiet && self.command.as_ref().is_none_or(has_ended)
+        ordinary && quiet && self.command.as_ref().is_none_or(pidfd::has_ended)
     }
 
     /// Our direction ends: the shepherd reads end of file and begins the stop sequence. Its events still
@@ -450,7 +408,7 @@ impl State {
             _ => return true,
         };
         match self.fds.pop_front() {
-            Some(pidfd) if is_pidfd(&pidfd) => {
+            Some(pidfd) if pidfd::is_pidfd(&pidfd) => {
                 place.get_or_insert(pidfd);
                 true
             }

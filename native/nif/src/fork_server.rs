@@ -7,16 +7,16 @@ use std::process::{Command, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use protocol::socket::{self, Received, Wait};
-use protocol::{ADOPT, Decoder, Event, FORK_AHEAD, READY, USED};
+use protocol::{ADOPT, Decoder, Event, FORK_AHEAD, READY};
 use rustix::fs::FileType;
 use rustix::io::Errno;
 use rustix::net::RecvFlags;
 use rustler::{Atom, Encoder, Env, LocalPid, Monitor, Term};
 
-use crate::atoms;
-use crate::control::pidfd_kill;
 use crate::enif::{self, Direction, Fd, Handle, Resource, ResourceType};
 use crate::error::{Failure, Place};
+use crate::pool::{Idle, Pool, Returned, Shepherd};
+use crate::{atoms, pidfd};
 
 pub(crate) struct ForkServer {
     /// With its death nobody can find this any more, nor what was spawned with it.
@@ -27,47 +27,13 @@ pub(crate) struct ForkServer {
 struct State {
     /// `None` once it has ended or was killed.
     control: Option<Fd>,
-    /// It comes with READY.
-    pool: Option<Pool>,
+    pool: Pool,
     pidfd: Option<OwnedFd>,
     /// What `control` had no room for: some 250 orders wait in it, and the fork server takes 0.1 ms for each.
     unsent: VecDeque<Order>,
-    /// Idle shepherds beside the usual ones, the ordered ones counted; below zero, those that are missing.
-    spare: isize,
-    /// Shepherds that have a command.
-    busy: usize,
     /// The process that reads what the fork server says. It is told when there is room for the unsent.
     listener: LocalPid,
 }
-
-/// The queue of the exit is that of idle shepherds.
-struct Pool {
-    exit: OwnedFd,
-    entrance: OwnedFd,
-}
-
-/// A shepherd that a request has been sent to.
-pub(crate) struct Asked {
-    pub(crate) socket: OwnedFd,
-    /// How much of the request was accepted.
-    pub(crate) accepted: usize,
-    /// Of one that has had a command before, its pidfd, where the system has them. Of a new one the fork server sends
-    /// it.
-    pub(crate) used: Option<Option<OwnedFd>>,
-}
-
-/// A shepherd whose command is over, and which has been asked for nothing else.
-pub(crate) struct Returned<'a> {
-    pub(crate) socket: BorrowedFd<'a>,
-    pub(crate) pidfd: Option<BorrowedFd<'a>>,
-}
-
-/// So many idle shepherds are missing at most when nobody asks for one.
-const MOST_MISSING: isize = 3;
-
-/// So many are kept beside the usual ones while a command runs: those that run come back in bunches, and are taken in
-/// bunches.
-const MOST_SPARE: isize = 16;
 
 enum Order {
     ForkAhead,
@@ -112,38 +78,9 @@ impl State {
     /// Also a shepherd in the place of each that is missing. An order that is refused is lost: its shepherd's
     /// socket is closed, which the other end sees.
     fn order(&mut self, order: Option<Order>) -> Result<(), Failure> {
-        while self.spare < 0 {
-            self.unsent.push_back(Order::ForkAhead);
-            self.spare += 1;
-        }
+        self.unsent.extend((0..self.pool.order()).map(|_| Order::ForkAhead));
         self.unsent.extend(order);
         self.flush()
-    }
-
-    fn most_spare(&self) -> isize {
-        if self.busy == 0 { 0 } else { MOST_SPARE }
-    }
-
-    /// Puts a shepherd whose command is over into the pool. False where it is not needed: it goes when its socket is
-    /// closed.
-    fn put_back(&self, shepherd: &Returned<'_>) -> bool {
-        let Some(pool) = self.pool.as_ref().filter(|_| self.spare < self.most_spare()) else {
-            return false;
-        };
-        let fds: Vec<BorrowedFd<'_>> = std::iter::once(shepherd.socket).chain(shepherd.pidfd).collect();
-        socket::send(pool.entrance.as_fd(), &[USED], &fds, Wait::DontBlock).is_ok()
-    }
-
-    /// Sends those away that are not needed any more: they see the end of file.
-    fn trim(&mut self) {
-        while self.spare > self.most_spare()
-            && let Some(pool) = &self.pool
-            // Without room for its fds it is gone as well.
-            && let Ok(Received::Bytes(_) | Received::FdsCut) =
-                socket::receive(pool.exit.as_fd(), &mut [0], &mut VecDeque::new(), Wait::DontBlock)
-        {
-            self.spare -= 1;
-        }
     }
 
     /// Sends what there is room for.
@@ -166,7 +103,7 @@ impl State {
                 }
                 Err(errno) => {
                     if let Some(Order::ForkAhead) = self.unsent.pop_front() {
-                        self.spare -= 1;
+                        self.pool.refused();
                     }
                     // Others are sent all the same; the last one is the caller's.
                     if self.unsent.is_empty() {
@@ -182,8 +119,7 @@ impl State {
 impl ForkServer {
     /// A command that has not been started, or is not known to anybody any more: its shepherd ends with it.
     pub(crate) fn lost(&self) {
-        let mut state = self.lock();
-        state.busy = state.busy.saturating_sub(1);
+        self.lock().pool.end();
     }
 
     pub(crate) fn keeper(&self) -> LocalPid {
@@ -213,20 +149,16 @@ impl Handle<ForkServer> {
     }
 
     /// An idle shepherd was taken. The fork of another would take the processor from the command that is just
-    /// about to start: it waits until a command is over, or the next one is taken.
+    /// about to start: it waits until a command is over, or until too many are missing.
     fn taken(&self, env: Env<'_>) {
-        let mut state = self.lock();
-        state.spare -= 1;
-        let waits = state.spare > -MOST_MISSING;
-        drop(state);
-        if !waits {
+        if self.lock().pool.taken() {
             self.replace(env);
         }
     }
 
     /// Orders the shepherds that are missing.
     fn replace(&self, env: Env<'_>) {
-        if self.lock().spare < 0 {
+        if self.lock().pool.is_short() {
             // A fork server that is gone is noticed elsewhere.
             let _ = self.order(env, None);
         }
@@ -236,11 +168,10 @@ impl Handle<ForkServer> {
     /// nothing runs any more, there are as many as there were at first.
     pub(crate) fn over(&self, env: Env<'_>, shepherd: Option<&Returned<'_>>) {
         let mut state = self.lock();
-        state.busy = state.busy.saturating_sub(1);
-        let came_back = shepherd.is_some_and(|shepherd| state.put_back(shepherd));
-        state.spare += isize::from(came_back);
-        state.trim();
-        let at_rest = state.busy == 0;
+        state.pool.end();
+        let came_back = shepherd.is_some_and(|shepherd| state.pool.put_back(shepherd));
+        state.pool.trim();
+        let at_rest = state.pool.is_at_rest();
         drop(state);
         if !came_back || at_rest {
             self.replace(env);
@@ -254,29 +185,22 @@ impl Handle<ForkServer> {
         Ok(ours)
     }
 
-    /// The socket of an idle shepherd, when one is there. The caller asks for another in its place.
-    fn take_idle(&self, env: Env<'_>) -> Result<Option<Asked>, Failure> {
+    /// An idle shepherd, when one is there. The caller says that it was taken.
+    fn take_idle(&self, env: Env<'_>) -> Result<Option<Shepherd>, Failure> {
         let state = self.lock();
-        let (Some(control), Some(pool)) = (&state.control, &state.pool) else {
+        let Some(control) = state.control.as_ref().filter(|_| state.pool.is_open()) else {
             return Ok(None);
         };
         // Nobody would catch what its shepherds leave when they are killed.
         if has_ended(control.as_fd()) {
             return Err(Failure::NoForkServer);
         }
-        let mut fds = VecDeque::new();
-        let mut kind = [0];
-        let received = socket::receive(pool.exit.as_fd(), &mut kind, &mut fds, Wait::DontBlock);
+        let idle = state.pool.take();
         drop(state);
-        match received {
-            Ok(Received::Bytes(_)) => {
-                let idle = fds.pop_front();
-                let used = (kind == [USED]).then(|| fds.pop_front());
-                Ok(idle.map(|socket| Asked { socket, accepted: 0, used }))
-            }
-            Ok(Received::WouldBlock | Received::EndOfFile) => Ok(None),
-            // The shepherd sees end of file and exits: its socket was closed on the way.
-            Ok(Received::FdsCut) => {
+        match idle {
+            Ok(Idle::Shepherd(shepherd)) => Ok(Some(shepherd)),
+            Ok(Idle::Nobody) => Ok(None),
+            Ok(Idle::FdsCut) => {
                 self.taken(env);
                 Err(Failure::At(Place::Shepherd(protocol::Stage::Fds), Errno::MFILE))
             }
@@ -285,37 +209,37 @@ impl Handle<ForkServer> {
     }
 
     /// Sends a frame, with its fds, to a shepherd: an idle one, else a new one. Once a byte was
-    /// accepted no other shepherd is tried: the command may run.
+    /// accepted no other shepherd is tried: the command may run. With the shepherd comes how many bytes were accepted.
     pub(crate) fn send_request(
         &self,
         env: Env<'_>,
         frame: &[u8],
         fds: &[BorrowedFd<'_>],
-    ) -> Result<Asked, Failure> {
-        self.lock().busy += 1;
-        let asked = self.ask(env, frame, fds);
-        if asked.is_err() {
+    ) -> Result<(Shepherd, usize), Failure> {
+        self.lock().pool.begin();
+        let sent = self.ask(env, frame, fds);
+        if sent.is_err() {
             self.lost();
         }
-        asked
+        sent
     }
 
-    fn ask(&self, env: Env<'_>, frame: &[u8], fds: &[BorrowedFd<'_>]) -> Result<Asked, Failure> {
+    fn ask(&self, env: Env<'_>, frame: &[u8], fds: &[BorrowedFd<'_>]) -> Result<(Shepherd, usize), Failure> {
         while let Some(idle) = self.take_idle(env)? {
             let sent = socket::send(idle.socket.as_fd(), frame, fds, Wait::DontBlock);
             self.taken(env);
             match sent {
-                Ok(accepted) => return Ok(Asked { accepted, ..idle }),
+                Ok(accepted) => return Ok((idle, accepted)),
                 // This one has died in the meantime.
                 Err(Errno::PIPE | Errno::CONNRESET) => {}
                 Err(errno) => return Err(Failure::At(Place::Send, errno)),
             }
         }
-        let new = Asked { socket: self.adopt(env)?, accepted: 0, used: None };
+        let new = Shepherd::new(self.adopt(env)?);
         match socket::send(new.socket.as_fd(), frame, fds, Wait::DontBlock) {
-            Ok(accepted) => Ok(Asked { accepted, ..new }),
+            Ok(accepted) => Ok((new, accepted)),
             // It was answered before it was asked: there is no shepherd, and the answer says why.
-            Err(Errno::PIPE | Errno::CONNRESET) if was_refused(&new.socket) => Ok(new),
+            Err(Errno::PIPE | Errno::CONNRESET) if was_refused(&new.socket) => Ok((new, 0)),
             // The fork server has died with the other end in its queue, or the shepherd as soon as it was
             // forked.
             Err(Errno::PIPE | Errno::CONNRESET) => Err(Failure::NoForkServer),
@@ -343,11 +267,9 @@ impl Handle<ForkServer> {
             keeper,
             state: Mutex::new(State {
                 control: Some(Fd::new(ours)),
-                pool: None,
+                pool: Pool::default(),
                 pidfd: None,
                 unsent: VecDeque::new(),
-                spare: 0,
-                busy: 0,
                 listener: enif::self_pid(env),
             }),
         });
@@ -385,7 +307,7 @@ impl Handle<ForkServer> {
             match socket::receive(socket.as_fd(), &mut byte, &mut fds, Wait::DontBlock) {
                 Ok(Received::Bytes(_)) if byte == [READY] => {
                     if let (Some(exit), Some(entrance)) = (fds.pop_front(), fds.pop_front()) {
-                        *pool = Some(Pool { exit, entrance });
+                        pool.open(exit, entrance);
                     }
                     *pidfd = fds.pop_front();
                     said.push(Said::Ready);
@@ -413,7 +335,7 @@ impl Handle<ForkServer> {
     /// SIGKILL, and our ends closed: idle shepherds see end of file and leave.
     pub(crate) fn kill(&self, env: Env<'_>) {
         if let Some(pidfd) = &self.lock().pidfd {
-            pidfd_kill(pidfd);
+            pidfd::kill(pidfd);
         }
         self.close(env);
     }
@@ -422,7 +344,7 @@ impl Handle<ForkServer> {
     pub(crate) fn close(&self, env: Env<'_>) {
         let mut state = self.lock();
         let control = state.control.take();
-        state.pool = None;
+        state.pool.close();
         state.pidfd = None;
         state.unsent.clear();
         drop(state);

@@ -93,11 +93,11 @@ pub(crate) fn spawn(
         .chain(ends.iter().filter_map(End::theirs))
         .chain(leader.as_ref().map(AsFd::as_fd))
         .collect();
-    let asked = fork_server.send_request(env, &frame, &fds)?;
+    let (shepherd, accepted) = fork_server.send_request(env, &frame, &fds)?;
 
     // What it has allocated for a larger one it would keep.
     let reusable = leader.is_none() && command.cgroup.is_none() && frame.len() <= LARGEST_REUSABLE;
-    let control = Control::new(asked, &frame, reusable, fork_server.clone());
+    let control = Control::new(shepherd, &frame[accepted..], reusable, fork_server.clone());
     control.set_server(env, enif::self_pid(env));
     control.set_owner(env, owner);
     // The command's ends are closed by this: the shepherd has its own.
@@ -115,8 +115,8 @@ pub(crate) fn sweep(
     group: &Group<'_>,
 ) -> Result<Handle<Control>, Failure> {
     let frame = Request::Sweep(Box::new(group.into())).encode();
-    let asked = fork_server.send_request(env, &frame, &[])?;
-    let control = Control::new(asked, &frame, false, fork_server.clone());
+    let (shepherd, accepted) = fork_server.send_request(env, &frame, &[])?;
+    let control = Control::new(shepherd, &frame[accepted..], false, fork_server.clone());
     control.set_server(env, enif::self_pid(env));
     control.set_keeper(env, enif::self_pid(env), [const { None }; 3]);
     Ok(control)
