@@ -30,7 +30,8 @@ defmodule NetRunner.Test.ControlSocket do
   # Ten numbers, of which none is known.
   def cgroup, do: frame(<<72, 0::size(10 * 8)>>)
   def unkillable(os_pids \\ [4711]), do: frame([<<69>>, list(os_pids)] |> IO.iodata_to_binary())
-  def done, do: frame(<<70>>)
+  # Nobody can guess the nonce of a request.
+  def done(nonce \\ 0), do: frame(<<70, nonce::64-little>>)
 
   defp list(numbers), do: [<<length(numbers)::32-little>> | for(one <- numbers, do: <<one::32-little>>)]
 

@@ -23,7 +23,6 @@ defmodule NetRunner.System.CostTest do
     "open" => 2.1,
     "pidfd_send_signal" => 1.1,
     "pipe2" => 2.1,
-    "ppoll" => 1.1,
     "read" => 10.5,
     "recvfrom" => 1.1,
     "recvmsg" => 6,

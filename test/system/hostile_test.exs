@@ -79,6 +79,7 @@ defmodule NetRunner.System.HostileTest do
       done_before_exited: {&__MODULE__.done/1, :protocol, :protocol},
       exited_twice: {&__MODULE__.exited_twice/1, 7, :protocol},
       exited_then_failed: {&__MODULE__.exited_then_failed/1, 7, :protocol},
+      exited_then_done: {&__MODULE__.exited_then_done/1, 7, :protocol},
       exited_then_started: {&__MODULE__.exited_then_started/1, 7, :protocol},
       signalled_unasked: {&__MODULE__.signalled/1, :protocol, :protocol},
       refused_unasked: {&__MODULE__.refused/1, :protocol, :protocol},
@@ -98,6 +99,7 @@ defmodule NetRunner.System.HostileTest do
     def done(_os_pid), do: [Socket.done()]
     def exited_twice(_os_pid), do: [Socket.exited(7), Socket.exited(8)]
     def exited_then_failed(_os_pid), do: [Socket.exited(7), Socket.failed()]
+    def exited_then_done(_os_pid), do: [Socket.exited(7), Socket.done()]
     def exited_then_started(os_pid), do: [Socket.exited(7), Socket.started(os_pid)]
     def exited_then_cgroup(_os_pid), do: [Socket.exited(7), Socket.cgroup()]
     def signalled(_os_pid), do: [Socket.signalled(:ok)]
@@ -136,6 +138,19 @@ defmodule NetRunner.System.HostileTest do
       Task.shutdown(runner)
       assert_others_unharmed(context)
     end
+  end
+
+  test "to the VM, all of a command that has not begun: its shepherd is given to nobody else", context do
+    result =
+      Socket.start_in_place_of_shepherd(fn shepherd ->
+        Socket.to_vm(shepherd, [Socket.started(4711), Socket.exited(7), Socket.done()])
+      end)
+
+    result = with {:ok, p} <- result, do: {Proc.shutdown(p), Proc.stop(p)} |> elem(0)
+    assert {:error, :protocol} = result
+    # More than there are idle shepherds: it would be among those that are asked.
+    for _ <- 1..10, do: assert({"x\n", 0} = NetRunner.run(~w(echo x)))
+    assert_others_unharmed(context)
   end
 
   defp outcome(:protocol), do: {:error, :protocol}

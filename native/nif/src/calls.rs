@@ -131,7 +131,7 @@ fn encode_event<'a>(env: Env<'a>, event: &Event) -> Term<'a> {
         }
         Event::Unkillable(os_pids) => (atoms::unkillable(), os_pids).encode(env),
         Event::Cgroup(stats) => (atoms::cgroup(), StatsMap::from(stats)).encode(env),
-        Event::Done => atoms::done().encode(env),
+        Event::Done { .. } => atoms::done().encode(env),
         Event::Forked { .. } => atoms::forked().encode(env),
     }
 }

@@ -57,6 +57,8 @@ struct State {
     used: bool,
     /// The fork server has said all that it says of this shepherd.
     forked: bool,
+    /// Of the request: who says that it is done has read it.
+    nonce: u64,
     /// Its last word has come: nothing of the command is left.
     done: bool,
     /// Our direction has been shut down: nothing more can be sent.
@@ -114,6 +116,7 @@ impl Control {
     pub(crate) fn new(
         shepherd: Shepherd,
         unsent: &[u8],
+        nonce: u64,
         reusable: bool,
         fork_server: Handle<ForkServer>,
     ) -> Handle<Control> {
@@ -128,6 +131,7 @@ impl Control {
                 forked: shepherd.used,
                 shepherd: shepherd.pidfd,
                 reusable,
+                nonce,
                 done: false,
                 command: None,
                 server: None,
@@ -184,7 +188,7 @@ impl Handle<Control> {
             return found;
         }
         let open = state.flush() && state.receive(&mut found);
-        state.done = found.iter().any(|one| matches!(one, Occurrence::Event(Event::Done)));
+        state.done = found.iter().any(|one| matches!(one, Occurrence::Event(Event::Done { .. })));
         if state.done || found.iter().any(|one| matches!(one, Occurrence::Event(Event::Failed { .. }))) {
             // Its last word. (The fork server's may come behind it.)
             return found;
@@ -307,8 +311,7 @@ impl State {
     fn goes_on(&self) -> bool {
         let ordinary = self.done && self.forked && self.reusable && !self.shut_down;
         let quiet = self.unsent.is_empty() && self.fds.is_empty() && !self.decoder.is_in_a_frame();
-        // Where the command lives, somebody else has said `Done`.
-        ordinary && quiet && self.command.as_ref().is_none_or(pidfd::has_ended)
+        ordinary && quiet
     }
 
     /// Our direction ends: the shepherd reads end of file and begins the stop sequence. Its events still
@@ -379,7 +382,7 @@ impl State {
         while !self.broken {
             match self.decoder.next_message() {
                 Ok(Some(event)) => {
-                    if self.take_fds(&event) {
+                    if self.take_fds(&event) && self.is_not_made_up(&event) {
                         found.push(Occurrence::Event(event));
                     } else {
                         self.give_up(found, Occurrence::Broken);
@@ -414,6 +417,11 @@ impl State {
             }
             _ => false,
         }
+    }
+
+    /// Who says that it is done has read the request.
+    fn is_not_made_up(&self, event: &Event) -> bool {
+        !matches!(event, Event::Done { nonce } if *nonce != self.nonce)
     }
 
     /// Ends this command: nothing that comes after this can be understood. Said once.

@@ -2,7 +2,6 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::Signal;
 
@@ -20,12 +19,6 @@ pub(crate) fn signal(pidfd: &OwnedFd, signal: Signal) {
     }
     #[cfg(not(target_os = "linux"))]
     let _ = (pidfd, signal, Errno::SRCH);
-}
-
-/// Whether the process behind a pidfd has ended: it can be read then (pidfd_open(2)).
-pub(crate) fn has_ended(pidfd: &OwnedFd) -> bool {
-    let mut polled = [PollFd::new(pidfd, PollFlags::IN)];
-    matches!(poll(&mut polled, Some(&Timespec::default())), Ok(1))
 }
 
 /// Whether a received fd is a pidfd. That the process behind it is not ours to wait for (ECHILD) is only found

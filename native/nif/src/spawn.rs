@@ -1,7 +1,9 @@
 //! One command: its request is made here and queued; nothing is waited for.
 
+use std::hash::{BuildHasher, RandomState};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use protocol::{Credentials, Directory, Leftovers, MAX_FRAME, Message, Request, Spawn, Stage, Strings};
 use rustix::fs::{Mode, OFlags};
@@ -84,7 +86,8 @@ pub(crate) fn spawn(
         Some(umask) => umask,
         None => umask_of_the_vm().map_err(|errno| Failure::At(Place::Shepherd(Stage::Setup), errno))?,
     };
-    let request = Request::Spawn(Box::new(request(command, umask, &ends, credentials)));
+    let nonce = nonce();
+    let request = Request::Spawn(Box::new(request(command, umask, &ends, credentials, nonce)));
     let frame = request.encode();
     if frame.len() > MAX_FRAME {
         return Err(Failure::At(Place::Shepherd(Stage::Exec), Errno::TOOBIG));
@@ -97,7 +100,7 @@ pub(crate) fn spawn(
 
     // What it has allocated for a larger one it would keep.
     let reusable = leader.is_none() && command.cgroup.is_none() && frame.len() <= LARGEST_REUSABLE;
-    let control = Control::new(shepherd, &frame[accepted..], reusable, fork_server.clone());
+    let control = Control::new(shepherd, &frame[accepted..], nonce, reusable, fork_server.clone());
     control.set_server(env, enif::self_pid(env));
     control.set_owner(env, owner);
     // The command's ends are closed by this: the shepherd has its own.
@@ -114,15 +117,22 @@ pub(crate) fn sweep(
     fork_server: &Handle<ForkServer>,
     group: &Group<'_>,
 ) -> Result<Handle<Control>, Failure> {
-    let frame = Request::Sweep(Box::new(group.into())).encode();
+    let nonce = nonce();
+    let frame = Request::Sweep { cgroup: Box::new(group.into()), nonce }.encode();
     let (shepherd, accepted) = fork_server.send_request(env, &frame, &[])?;
-    let control = Control::new(shepherd, &frame[accepted..], false, fork_server.clone());
+    let control = Control::new(shepherd, &frame[accepted..], nonce, false, fork_server.clone());
     control.set_server(env, enif::self_pid(env));
     control.set_keeper(env, enif::self_pid(env), [const { None }; 3]);
     Ok(control)
 }
 
-fn request(command: &Command<'_>, umask: u32, ends: &[End; 3], credentials: Option<Credentials>) -> Spawn {
+fn request(
+    command: &Command<'_>,
+    umask: u32,
+    ends: &[End; 3],
+    credentials: Option<Credentials>,
+    nonce: u64,
+) -> Spawn {
     let bytes = |binary: &Binary<'_>| binary.as_slice().to_vec();
     Spawn {
         executable: bytes(&command.executable),
@@ -140,7 +150,15 @@ fn request(command: &Command<'_>, umask: u32, ends: &[End; 3], credentials: Opti
         credentials,
         terminal: command.pty.is_some(),
         cgroup: command.cgroup.as_ref().map(Into::into),
+        nonce,
     }
+}
+
+/// Not to be guessed: keyed with random numbers of the system (std, `RandomState`).
+fn nonce() -> u64 {
+    static KEY: OnceLock<RandomState> = OnceLock::new();
+    static NUMBER: AtomicU64 = AtomicU64::new(0);
+    KEY.get_or_init(RandomState::new).hash_one(NUMBER.fetch_add(1, Ordering::Relaxed))
 }
 
 fn pipes(command: &Command<'_>) -> Result<[End; 3], Failure> {

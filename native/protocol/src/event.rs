@@ -24,8 +24,8 @@ pub enum Event {
     Unkillable(Vec<i32>),
     /// What the command's group has used. Right before `Done`.
     Cgroup(CgroupStats),
-    /// No process of the command is left.
-    Done,
+    /// No process of the command is left. The nonce is that of the request: only who has read it can say this.
+    Done { nonce: u64 },
 }
 
 /// What the shepherd was doing when a command could not be started.
@@ -178,7 +178,7 @@ impl Message for Event {
             Event::Exited { .. } => EXITED,
             Event::Unkillable(_) => UNKILLABLE,
             Event::Cgroup(_) => CGROUP,
-            Event::Done => DONE,
+            Event::Done { .. } => DONE,
             Event::Forked { .. } => FORKED,
         }
     }
@@ -219,7 +219,7 @@ impl Message for Event {
             }
             Event::Unkillable(os_pids) => out.list(os_pids, |out, os_pid| out.i32(*os_pid)),
             Event::Cgroup(stats) => stats.write(out),
-            Event::Done => {}
+            Event::Done { nonce } => out.u64(*nonce),
             Event::Forked { fds } => out.u8(*fds),
         }
     }
@@ -259,7 +259,7 @@ impl Message for Event {
             }
             UNKILLABLE => Event::Unkillable(payload.list(os_pid)?),
             CGROUP => Event::Cgroup(CgroupStats::read(payload)?),
-            DONE => Event::Done,
+            DONE => Event::Done { nonce: payload.u64()? },
             _ => return Some(None),
         }))
     }

@@ -11,7 +11,11 @@ pub enum Request {
     Spawn(Box<Spawn>),
     /// In the place of `Spawn`: the shepherd of this group is dead. What lives in it is killed, and it is removed;
     /// then `Done` comes.
-    Sweep(Box<Cgroup>),
+    Sweep {
+        cgroup: Box<Cgroup>,
+        /// As in [`Spawn`].
+        nonce: u64,
+    },
     /// Send this signal to the command's group, once. Answered by `Signalled`, in order.
     Signal(i32),
     /// Begin the stop sequence. Repeating it changes nothing. End of file on the socket means the same.
@@ -86,6 +90,8 @@ pub struct Spawn {
     pub terminal: bool,
     /// The group that the command is born in.
     pub cgroup: Option<Cgroup>,
+    /// What `Done` has to say.
+    pub nonce: u64,
 }
 
 impl Spawn {
@@ -128,6 +134,7 @@ impl Spawn {
         out.option(self.credentials.as_ref(), |out, credentials| credentials.write(out));
         out.u8(u8::from(self.terminal));
         out.option(self.cgroup.as_ref(), |out, cgroup| cgroup.write(out));
+        out.u64(self.nonce);
     }
 
     fn read(payload: &mut Reader<'_>) -> Option<Spawn> {
@@ -171,6 +178,7 @@ impl Spawn {
             credentials: payload.option(Credentials::read)?,
             terminal: bool(payload)?,
             cgroup: payload.option(Cgroup::read)?,
+            nonce: payload.u64()?,
         })
     }
 }
@@ -203,7 +211,7 @@ impl Request {
     pub fn fd_count(&self) -> usize {
         match self {
             Request::Spawn(spawn) => spawn.fd_count(),
-            Request::Sweep(_) | Request::Signal(_) | Request::Stop => 0,
+            Request::Sweep { .. } | Request::Signal(_) | Request::Stop => 0,
         }
     }
 }
@@ -214,7 +222,7 @@ impl Message for Request {
             Request::Spawn(_) => SPAWN,
             Request::Signal(_) => SIGNAL,
             Request::Stop => STOP,
-            Request::Sweep(_) => SWEEP,
+            Request::Sweep { .. } => SWEEP,
         }
     }
 
@@ -223,7 +231,10 @@ impl Message for Request {
             Request::Spawn(spawn) => spawn.write(out),
             Request::Signal(signal) => out.i32(*signal),
             Request::Stop => {}
-            Request::Sweep(cgroup) => cgroup.write(out),
+            Request::Sweep { cgroup, nonce } => {
+                cgroup.write(out);
+                out.u64(*nonce);
+            }
         }
     }
 
@@ -232,7 +243,7 @@ impl Message for Request {
             SPAWN => Request::Spawn(Box::new(Spawn::read(payload)?)),
             SIGNAL => Request::Signal(payload.i32().filter(|signal| (1..=64).contains(signal))?),
             STOP => Request::Stop,
-            SWEEP => Request::Sweep(Box::new(Cgroup::read(payload)?)),
+            SWEEP => Request::Sweep { cgroup: Box::new(Cgroup::read(payload)?), nonce: payload.u64()? },
             _ => return Some(None),
         }))
     }

@@ -187,7 +187,7 @@ fn a_cgroup_lies_below_its_root_and_has_a_leaf_of_ours() {
         change(&mut cgroup);
         let spawn = protocol::Spawn { cgroup: Some(cgroup.clone()), ..messages::smallest_spawn() };
         let of_spawn = error_of(&Request::Spawn(Box::new(spawn)).encode());
-        let of_sweep = error_of(&Request::Sweep(Box::new(cgroup)).encode());
+        let of_sweep = error_of(&Request::Sweep { cgroup: Box::new(cgroup), nonce: 0 }.encode());
         assert_eq!(of_spawn.is_some(), of_sweep.is_some());
         of_spawn
     };

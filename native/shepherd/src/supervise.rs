@@ -36,7 +36,7 @@ pub(crate) fn run(socket: OwnedFd) -> Result<(), Errno> {
     loop {
         let spawn = match channel.receive() {
             Incoming::Request(Request::Spawn(spawn)) => *spawn,
-            Incoming::Request(Request::Sweep(cgroup)) => return sweep(channel, &cgroup),
+            Incoming::Request(Request::Sweep { cgroup, nonce }) => return sweep(channel, &cgroup, nonce),
             Incoming::FdsCut => return refuse(channel, &Failure::new(Stage::Fds, Errno::MFILE)),
             // An idle shepherd that the VM does not want any more, or whose VM is gone; what was still on its way when
             // the command was over; or nonsense, and nobody to answer.
@@ -51,9 +51,9 @@ pub(crate) fn run(socket: OwnedFd) -> Result<(), Errno> {
     }
 }
 
-fn sweep(mut channel: Channel, left: &protocol::Cgroup) -> Result<(), Errno> {
+fn sweep(mut channel: Channel, left: &protocol::Cgroup, nonce: u64) -> Result<(), Errno> {
     channel.send(&match Cgroup::sweep(left) {
-        Ok(()) => [Event::Done],
+        Ok(()) => [Event::Done { nonce }],
         Err(processes) => [Event::Unkillable(processes)],
     });
     deliver(&mut channel)
@@ -87,6 +87,8 @@ struct Shepherd {
     _terminal: Option<Terminal>,
     /// Removed when everything is over.
     cgroup: Option<Cgroup>,
+    /// For `Done`.
+    nonce: u64,
 }
 
 impl Shepherd {
@@ -101,7 +103,7 @@ impl Shepherd {
         let stop_signals: Vec<Signal> =
             spawn.stop_signals.iter().map(|number| Signal(i32::from(*number))).collect();
         let leftovers = spawn.leftovers;
-        let start_awaited = spawn.start_awaited;
+        let (start_awaited, nonce) = (spawn.start_awaited, spawn.nonce);
         let kill_timeout = Duration::from_millis(u64::from(spawn.kill_timeout_ms));
         let cgroup = spawn.cgroup.take();
         let mut plan =
@@ -129,6 +131,7 @@ impl Shepherd {
             hunt: Hunt::default(),
             _terminal: terminal,
             cgroup,
+            nonce,
         };
         if start_awaited {
             shepherd.announce(channel);
@@ -238,7 +241,7 @@ impl Shepherd {
     fn over(&mut self) -> Vec<Event> {
         reap_all();
         let stats = self.cgroup.take().map(|cgroup| cgroup.stats());
-        stats.map(Event::Cgroup).into_iter().chain([Event::Done]).collect()
+        stats.map(Event::Cgroup).into_iter().chain([Event::Done { nonce: self.nonce }]).collect()
     }
 
     /// Once the command is a zombie, waiting for any child always gives that one: the others one by one.
@@ -256,7 +259,7 @@ impl Shepherd {
                 channel.send(&[Event::Signalled(result)]);
             }
             // A second command is nonsense, which is answered like all nonsense.
-            Incoming::Request(Request::Stop | Request::Spawn(_) | Request::Sweep(_))
+            Incoming::Request(Request::Stop | Request::Spawn(_) | Request::Sweep { .. })
             | Incoming::End
             | Incoming::FdsCut => {
                 self.escalation.stop();

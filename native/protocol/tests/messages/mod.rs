@@ -61,6 +61,7 @@ fn spawn() -> impl Strategy<Value = Spawn> {
         prop::option::of(credentials()),
         any::<bool>(),
         prop::option::of(cgroup()),
+        any::<u64>(),
     );
     (names, 0..=0o777_u32, stdio(), ending, rights).prop_map(
         |(
@@ -68,7 +69,7 @@ fn spawn() -> impl Strategy<Value = Spawn> {
             umask,
             stdio,
             (kill_timeout_ms, stop_signals, leftovers, start_awaited),
-            (nice, rlimits, credentials, terminal, cgroup),
+            (nice, rlimits, credentials, terminal, cgroup, nonce),
         )| Spawn {
             executable,
             argv,
@@ -85,6 +86,7 @@ fn spawn() -> impl Strategy<Value = Spawn> {
             credentials,
             terminal,
             cgroup,
+            nonce,
         },
     )
 }
@@ -106,6 +108,7 @@ pub(crate) fn smallest_spawn() -> Spawn {
         credentials: None,
         terminal: false,
         cgroup: None,
+        nonce: 0,
     }
 }
 
@@ -114,7 +117,7 @@ pub(crate) fn request() -> impl Strategy<Value = Request> {
         3 => spawn().prop_map(|spawn| Request::Spawn(Box::new(spawn))),
         1 => (1..=64).prop_map(Request::Signal),
         1 => Just(Request::Stop),
-        1 => cgroup().prop_map(|cgroup| Request::Sweep(Box::new(cgroup))),
+        1 => (cgroup(), any::<u64>()).prop_map(|(cgroup, nonce)| Request::Sweep { cgroup: Box::new(cgroup), nonce }),
     ]
 }
 
@@ -200,6 +203,6 @@ pub(crate) fn event() -> impl Strategy<Value = Event> {
         (exit(), rusage()).prop_map(|(exit, rusage)| Event::Exited { exit, rusage }),
         vec(positive(), 0..10).prop_map(Event::Unkillable),
         cgroup_stats().prop_map(Event::Cgroup),
-        Just(Event::Done),
+        any::<u64>().prop_map(|nonce| Event::Done { nonce }),
     ]
 }

@@ -313,7 +313,7 @@ fn what_the_dead_leave_is_ended_by_the_next_or_by_a_sweep() {
         let fork_server = ForkServer::start();
         let mut next = fork_server.idle();
         if sweep {
-            next.send(&Request::Sweep(Box::new(group.request("old/new", 'a'))));
+            next.sweep(group.request("old/new", 'a'));
             next.done();
         } else {
             next.spawn(cmd(["/bin/true"]).cgroup(group.request("old/new", 'b')));
@@ -334,7 +334,7 @@ fn a_sweep_of_what_is_gone_is_done_and_levels_of_others_stay() {
     let fork_server = ForkServer::start();
     for path in ["old", "old/b", "c"] {
         let mut session = fork_server.idle();
-        session.send(&Request::Sweep(Box::new(group.request(path, 'a'))));
+        session.sweep(group.request(path, 'a'));
         session.done();
     }
     assert_eq!(fs::metadata(group.0.join("old")).unwrap().ino(), inode);

@@ -1,6 +1,10 @@
 //! One shepherd, one command after the other: nothing of the first is there for the second.
 
-use protocol::{Credentials, Event, Exit, Request, Resource, Rlimit, Stage, Stdio};
+use std::os::fd::AsFd;
+
+use protocol::socket::{self, Wait};
+use protocol::{Credentials, Exit, Message, Request, Resource, Rlimit, Stage, Stdio};
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::support::*;
 
@@ -10,7 +14,7 @@ impl Session {
         self.spawn(command);
         let os_pid = self.started();
         let (exit, _) = self.exited();
-        assert_eq!(self.event(), Some(Event::Done));
+        self.over();
         assert!(!exists(os_pid));
         exit
     }
@@ -117,7 +121,7 @@ fn leftovers_of_one_are_not_those_of_the_next() {
         let daemons: Vec<Watch> = pids(&output.line()).into_iter().map(Watch::new).collect();
         session.started();
         session.exited();
-        assert_eq!(session.event(), Some(Event::Done));
+        session.over();
         assert!(!daemons.is_empty() && daemons.iter().all(Watch::has_ended));
         // The one before was killed; this one lives longer than that took, and is not.
         let (command, mut output) = sh("sleep 0.3; echo alive").stdout();
@@ -137,10 +141,9 @@ fn what_was_meant_for_one_never_reaches_the_next() {
         session.send(&late);
         let (command, mut output) = sh("echo runs").stdout();
         // It may have left already.
-        let bytes = protocol::Message::encode(&Request::Spawn(Box::new(command.spawn)));
-        let fds: Vec<_> = command.fds.iter().map(std::os::fd::AsFd::as_fd).collect();
-        let wait = protocol::socket::Wait::Block;
-        let _ = protocol::socket::send(std::os::fd::AsFd::as_fd(&session.socket), &bytes, &fds, wait);
+        let frame = Request::Spawn(Box::new(command.spawn)).encode();
+        let fds: Vec<_> = command.fds.iter().map(AsFd::as_fd).collect();
+        let _ = socket::send(session.socket.as_fd(), &frame, &fds, Wait::Block);
         drop(fds);
         drop(command.fds);
         assert_eq!(session.event(), None);
@@ -180,11 +183,7 @@ fn a_shepherd_that_dies_with_its_second_command_leaves_nothing() {
     session.spawn(command);
     session.started();
     let all: Vec<Watch> = pids(&output.line()).into_iter().map(Watch::new).collect();
-    rustix::process::kill_process(
-        rustix::process::Pid::from_raw(shepherd).unwrap(),
-        rustix::process::Signal::KILL,
-    )
-    .unwrap();
+    kill_process(Pid::from_raw(shepherd).unwrap(), Signal::KILL).unwrap();
     assert_eq!(session.event(), None);
     assert!(all.len() > 1);
     all.iter().for_each(Watch::wait);

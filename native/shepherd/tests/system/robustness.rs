@@ -55,7 +55,7 @@ fn so_is_a_second_command() {
     let fork_server = ForkServer::start();
     let mut session = fork_server.run(fixture_cmd(["ready-then-block"]));
     session.started();
-    session.spawn(sh("exit 0"));
+    session.send(&Request::Spawn(Box::new(sh("exit 0").spawn)));
     assert!(matches!(session.exited().0, Exit::Signal { signal: 15, .. }));
     session.done();
 }
@@ -65,12 +65,13 @@ fn and_so_is_a_sweep_of_one_who_has_a_command() {
     let fork_server = ForkServer::start();
     let mut session = fork_server.run(fixture_cmd(["ready-then-block"]));
     session.started();
-    session.send(&Request::Sweep(Box::new(protocol::Cgroup {
+    let cgroup = protocol::Cgroup {
         root: b"/nowhere".to_vec(),
         parts: vec![b"a".to_vec()],
         leaf: b"nr-aaaaaaaaaaaaaaaa".to_vec(),
         limits: Vec::new(),
-    })));
+    };
+    session.send(&Request::Sweep { cgroup: Box::new(cgroup), nonce: 0 });
     assert!(matches!(session.exited().0, Exit::Signal { signal: 15, .. }));
     session.done();
 }

@@ -59,6 +59,7 @@ pub(crate) fn cmd<const N: usize>(argv: [&str; N]) -> Cmd {
             credentials: None,
             terminal: false,
             cgroup: None,
+            nonce: 0,
         },
         fds: vec![open_directory(".")],
     }

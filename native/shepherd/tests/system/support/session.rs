@@ -15,16 +15,32 @@ pub(crate) struct Session {
     /// Their pidfds.
     pub(crate) shepherd: Option<OwnedFd>,
     pub(crate) command: Option<OwnedFd>,
+    /// Of the last request.
+    nonce: u64,
 }
 
 impl Session {
     pub(crate) fn new(socket: OwnedFd) -> Session {
-        Session { socket, decoder: Decoder::default(), fds: VecDeque::new(), shepherd: None, command: None }
+        Session {
+            socket,
+            decoder: Decoder::default(),
+            fds: VecDeque::new(),
+            shepherd: None,
+            command: None,
+            nonce: 0,
+        }
     }
 
-    pub(crate) fn spawn(&mut self, command: Cmd) {
+    pub(crate) fn spawn(&mut self, mut command: Cmd) {
+        self.nonce += 1;
+        command.spawn.nonce = self.nonce;
         let fds: Vec<BorrowedFd<'_>> = command.fds.iter().map(AsFd::as_fd).collect();
         self.send_bytes(&Request::Spawn(Box::new(command.spawn)).encode(), &fds);
+    }
+
+    pub(crate) fn sweep(&mut self, cgroup: protocol::Cgroup) {
+        self.nonce += 1;
+        self.send(&Request::Sweep { cgroup: Box::new(cgroup), nonce: self.nonce });
     }
 
     pub(crate) fn send(&self, request: &Request) {
@@ -84,9 +100,14 @@ impl Session {
         }
     }
 
-    /// `Done`, and nothing after it: when we hang up, the shepherd leaves.
+    /// `Done`, with the nonce of the last request.
+    pub(crate) fn over(&mut self) {
+        assert_eq!(self.event(), Some(Event::Done { nonce: self.nonce }));
+    }
+
+    /// As [`Session::over`], and nothing after it: when we hang up, the shepherd leaves.
     pub(crate) fn done(&mut self) {
-        assert_eq!(self.event(), Some(Event::Done));
+        self.over();
         self.leaves();
     }
 
@@ -103,7 +124,7 @@ impl Session {
         match self.event() {
             Some(Event::Unkillable(_)) => self.done(),
             event => {
-                assert_eq!(event, Some(Event::Done));
+                assert_eq!(event, Some(Event::Done { nonce: self.nonce }));
                 self.leaves();
             }
         }
