@@ -134,6 +134,12 @@ defmodule NetRunner.Test.OS do
     os_pid
   end
 
+  @doc "The shepherds when no command runs, by identity: as many as are always there. It is waited for that."
+  def idle_shepherds(fork_server \\ fork_server()) do
+    eventually(fn -> length(children(fork_server)) == 4 end)
+    for shepherd <- children(fork_server), do: {shepherd.os_pid, shepherd.start}
+  end
+
   @doc "The shepherd of a command."
   def shepherd(os_pid) do
     parent = stat(os_pid).parent

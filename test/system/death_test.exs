@@ -623,9 +623,7 @@ defmodule NetRunner.System.DeathTest do
 
   # All that wait for a command; no others are there.
   defp stop_idle_shepherds do
-    fork_server = OS.fork_server()
-    OS.eventually(fn -> length(OS.children(fork_server)) == 4 end)
-    idle = for shepherd <- OS.children(fork_server), do: OS.identity(shepherd.os_pid)
+    idle = OS.idle_shepherds()
     OS.kill(Enum.map(idle, &elem(&1, 0)), "STOP")
     idle
   end

@@ -56,7 +56,7 @@ defmodule NetRunner.System.EnduranceTest do
   defp look(victim) do
     inside = Victim.term(victim, 1_800_000)
     fork_server = OS.fork_server(victim.os_pid)
-    OS.eventually(fn -> length(OS.children(fork_server)) == 4 end)
+    OS.idle_shepherds(fork_server)
 
     outside = %{
       vm_rss: OS.rss(victim.os_pid),

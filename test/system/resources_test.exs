@@ -193,8 +193,6 @@ defmodule NetRunner.System.ResourcesTest do
     end
   end
 
-  @idle_shepherds 4
-
   test "1,000 commands at once all run" do
     victim =
       Victim.start(
@@ -216,15 +214,14 @@ defmodule NetRunner.System.ResourcesTest do
 
     assert {"", 0} = Victim.term(victim)
     fork_server = OS.fork_server(victim.os_pid)
-    OS.eventually(fn -> length(OS.children(fork_server)) == @idle_shepherds end)
+    OS.idle_shepherds(fork_server)
     Victim.tell(victim, "now")
     assert {:run, []} = {:run, Victim.term(victim)}
     assert {:start, []} = {:start, Victim.term(victim)}
     assert {:list, []} = {:list, Victim.term(victim)}
     # There are as many shepherds ahead as before.
-    OS.eventually(fn ->
-      OS.commands(victim.os_pid) == [] and length(OS.children(fork_server)) == @idle_shepherds
-    end)
+    OS.eventually(fn -> OS.commands(victim.os_pid) == [] end)
+    OS.idle_shepherds(fork_server)
   end
 
   test "a fork server that is behind is waited for: 400 commands while it stands still" do

@@ -4,15 +4,6 @@ defmodule NetRunner.System.ReuseTest do
   # native/shepherd/tests/system/reuse.rs.
   use NetRunner.Test.SystemCase, async: false
 
-  @idle_shepherds 4
-
-  # All that there is when nothing runs.
-  defp idle do
-    fork_server = OS.fork_server()
-    OS.eventually(fn -> length(OS.children(fork_server)) == @idle_shepherds end)
-    for %{os_pid: os_pid, start: start} <- OS.children(fork_server), do: {os_pid, start}
-  end
-
   defp shepherd_of_a_run do
     {text, 0} = NetRunner.run(sh("echo $PPID"))
     text |> String.trim() |> String.to_integer()
@@ -25,13 +16,13 @@ defmodule NetRunner.System.ReuseTest do
 
   setup do
     {"", 0} = NetRunner.run(["true"])
-    %{idle: idle()}
+    %{idle: OS.idle_shepherds()}
   end
 
   test "commands in a row have the same few shepherds", %{idle: idle} do
     os_pids = for {os_pid, _start} <- idle, do: os_pid
     assert for(_ <- 1..20, do: shepherd_of_a_run()) |> Enum.uniq() |> Enum.sort() == Enum.sort(os_pids)
-    assert idle() == idle
+    assert OS.idle_shepherds() == idle
   end
 
   test "many at a time use them again, and when nothing runs any more there are as many as before" do
@@ -44,16 +35,16 @@ defmodule NetRunner.System.ReuseTest do
     census = Census.take()
     shepherds = Enum.uniq(runs.())
     assert length(shepherds) < 320 / 2
-    assert length(idle()) == @idle_shepherds
+    OS.idle_shepherds()
     Census.assert_unchanged(census)
   end
 
   test "while something runs, some more are kept, and a few only" do
     {p, _shepherd} = started(["cat"])
     for(_ <- 1..64, do: Task.async(fn -> NetRunner.run(["true"]) end)) |> Task.await_many(60_000)
-    OS.eventually(fn -> length(OS.children(OS.fork_server())) <= 1 + @idle_shepherds + 16 end)
+    OS.eventually(fn -> length(OS.children(OS.fork_server())) <= 1 + 4 + 16 end)
     assert :ok = Proc.stop(p)
-    assert length(idle()) == @idle_shepherds
+    OS.idle_shepherds()
   end
 
   describe "it is the last command of a shepherd" do
@@ -94,7 +85,7 @@ defmodule NetRunner.System.ReuseTest do
         OS.await_gone(for {os_pid, _} = one <- idle, os_pid == shepherd, do: one)
       end
 
-      assert length(idle()) == @idle_shepherds
+      OS.idle_shepherds()
     end
   end
 
@@ -124,7 +115,7 @@ defmodule NetRunner.System.ReuseTest do
     OS.kill(for({os_pid, _} <- idle, do: os_pid), "KILL")
     OS.await_gone(idle)
     for _ <- 1..5, do: assert({"x\n", 0} = NetRunner.run(["echo", "x"]))
-    assert length(idle()) == @idle_shepherds
+    OS.idle_shepherds()
   end
 
   test "all go with the fork server that has forked them", %{idle: idle} do
@@ -138,7 +129,7 @@ defmodule NetRunner.System.ReuseTest do
     :ok = Proc.close_stdin(p)
     assert {:ok, 0} = Proc.await_exit(p)
     OS.await_gone([shepherd])
-    assert length(idle()) == @idle_shepherds
+    OS.idle_shepherds()
   end
 
   # `Done` comes with the exit, before the control is handed to the Watcher.
@@ -148,7 +139,7 @@ defmodule NetRunner.System.ReuseTest do
     runs = for _ <- 1..60, do: Task.async(fn -> NetRunner.run(["true"], leftovers: :keep) end)
     assert runs |> Task.await_many(60_000) |> Enum.uniq() == [{"", 0}]
     Census.assert_unchanged(census)
-    assert length(idle()) == @idle_shepherds
+    OS.idle_shepherds()
   end
 
   test "a caller that dies while it starts a command counts no longer" do
@@ -164,7 +155,7 @@ defmodule NetRunner.System.ReuseTest do
     for(_ <- 1..32, do: Task.async(fn -> NetRunner.run(["sleep", "0.1"]) end)) |> Task.await_many(60_000)
     for pid <- Process.list(), do: :erlang.garbage_collect(pid)
     assert {"", 0} = NetRunner.run(["true"])
-    assert length(idle()) == @idle_shepherds
+    OS.idle_shepherds()
   end
 
   # Asking for a user makes the spawn a dirty one, during which its caller can be killed.
@@ -175,7 +166,7 @@ defmodule NetRunner.System.ReuseTest do
 
   test "the numbers of one are not those of the next" do
     first = cpu_ms(sh("i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done"))
-    assert Enum.all?(1..@idle_shepherds, fn _ -> cpu_ms(["true"]) < first end)
+    assert Enum.all?(1..4, fn _ -> cpu_ms(["true"]) < first end)
   end
 
   defp cpu_ms(command) do
