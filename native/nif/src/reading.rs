@@ -1,21 +1,33 @@
 //! How much is read at once, and what for.
 //!
 //! A small read goes into the stack and needs no question before it; a large one asks how much there is (FIONREAD), for
-//! its binary is to have that size. A pipe is read in the one way or the other as it was last found.
+//! its binary is to have that size. A pipe is read in the one way or the other as it was last found. Who reads a stream
+//! as fast as it is written would find one write(2) at a time: what comes without a pause is then one read.
 
 use std::os::fd::BorrowedFd;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustler::{Binary, Env, NewBinary, OwnedBinary};
 
 use crate::growth::Growth;
 
 const SMALL: usize = 4096;
+/// Of a stream.
+const LARGE: usize = 64 * 1024;
+/// So many calls of read(2) are one read of a stream at most: twice as many as it has pages.
+const MOST_PARTS: usize = 2 * LARGE / SMALL;
+/// So often is asked whether the next part has come: for 2 µs, in which 8 KiB are written.
+const MOST_LOOKS: usize = 8;
 
 #[derive(Default)]
 pub(crate) struct Reading {
     /// There was more than a small read takes.
     large: bool,
+    /// What the last read found was there at once. (The answer to a request never is.)
+    streaming: bool,
+    /// The last read found nothing.
+    waits: bool,
 }
 
 impl Reading {
@@ -27,25 +39,49 @@ impl Reading {
         growth: &mut Growth,
         max: usize,
     ) -> Result<Option<Binary<'a>>, Errno> {
+        let found = self.find(env, fd, growth, max);
+        let waited = self.waits;
+        self.waits = matches!(found, Err(Errno::AGAIN));
+        self.streaming = !self.waits && !waited;
+        found
+    }
+
+    fn find<'a>(
+        &mut self,
+        env: Env<'a>,
+        fd: BorrowedFd<'_>,
+        growth: &mut Growth,
+        max: usize,
+    ) -> Result<Option<Binary<'a>>, Errno> {
+        if self.large && self.streaming && max == LARGE {
+            let mut binary = OwnedBinary::new(LARGE);
+            let filled = gather(fd, growth, binary.as_mut_slice())?;
+            self.large = filled >= SMALL;
+            return Ok(release(env, binary, filled));
+        }
         if self.large {
             let available = available(fd);
             growth.read(fd, available);
             self.large = available > SMALL;
             if self.large && max > SMALL {
-                let binary = OwnedBinary::new(available.min(max));
-                return fill(env, fd, binary, 0);
+                let mut binary = OwnedBinary::new(available.min(max));
+                let count = read_bytes(fd, binary.as_mut_slice())?;
+                return Ok(release(env, binary, count));
             }
         }
         let mut buffer = [0; SMALL];
         let count = read_bytes(fd, &mut buffer[..max.min(SMALL)])?;
-        if count == 0 {
-            return Ok(None);
-        }
         if count == SMALL && max > SMALL {
             self.large = true;
             let mut binary = OwnedBinary::new(count + available(fd).min(max - count));
-            binary.as_mut_slice()[..count].copy_from_slice(&buffer);
-            return fill(env, fd, binary, count);
+            let (start, rest) = binary.as_mut_slice().split_at_mut(count);
+            start.copy_from_slice(&buffer);
+            // What has been read is not lost; the next read says what is the matter.
+            let more = if rest.is_empty() { 0 } else { read_bytes(fd, rest).unwrap_or(0) };
+            return Ok(release(env, binary, count + more));
+        }
+        if count == 0 {
+            return Ok(None);
         }
         let mut binary = NewBinary::new(env, count);
         binary.as_mut_slice().copy_from_slice(&buffer[..count]);
@@ -53,32 +89,50 @@ impl Reading {
     }
 }
 
-/// Reads into what is left of a binary, once.
-fn fill<'a>(
-    env: Env<'a>,
-    fd: BorrowedFd<'_>,
-    mut binary: OwnedBinary,
-    filled: usize,
-) -> Result<Option<Binary<'a>>, Errno> {
-    let rest = &mut binary.as_mut_slice()[filled..];
-    let size = rest.len();
-    let count = match if size == 0 { Ok(0) } else { read_bytes(fd, rest) } {
-        // What has been read is not lost; the next read says what is the matter.
-        Err(_) if filled > 0 => 0,
-        result => result?,
-    };
-    if filled + count == 0 {
-        return Ok(None);
+/// Reads until the buffer is full, or nothing comes soon. 0 is the end of file.
+fn gather(fd: BorrowedFd<'_>, growth: &mut Growth, buffer: &mut [u8]) -> Result<usize, Errno> {
+    let mut filled = 0;
+    for _ in 0..MOST_PARTS {
+        match read_bytes(fd, &mut buffer[filled..]) {
+            Ok(0) => return Ok(filled),
+            Ok(count) => {
+                if filled == 0 {
+                    growth.read(fd, count);
+                }
+                filled += count;
+                if filled == buffer.len() {
+                    return Ok(filled);
+                }
+            }
+            Err(Errno::AGAIN) if is_soon_readable(fd) => {}
+            Err(errno) if filled == 0 => return Err(errno),
+            // What has been read is not lost; the next read says what is the matter.
+            Err(_) => return Ok(filled),
+        }
     }
-    if count < size {
-        binary.realloc_or_copy(filled + count);
+    if filled == 0 { Err(Errno::AGAIN) } else { Ok(filled) }
+}
+
+/// `None` when there is nothing in it.
+fn release(env: Env<'_>, mut binary: OwnedBinary, filled: usize) -> Option<Binary<'_>> {
+    if filled == 0 {
+        return None;
     }
-    Ok(Some(binary.release(env)))
+    if filled < binary.len() {
+        binary.realloc_or_copy(filled);
+    }
+    Some(binary.release(env))
 }
 
 /// What can be read now; 0 when the system does not say.
 pub(crate) fn available(fd: BorrowedFd<'_>) -> usize {
     rustix::io::ioctl_fionread(fd).ok().and_then(|count| usize::try_from(count).ok()).unwrap_or(0)
+}
+
+/// poll(2) takes no lock of the pipe's, as read(2) and FIONREAD do: the writer is not kept waiting.
+fn is_soon_readable(fd: BorrowedFd<'_>) -> bool {
+    let mut polled = [PollFd::from_borrowed_fd(fd, PollFlags::IN)];
+    (0..MOST_LOOKS).any(|_| poll(&mut polled, Some(&Timespec::default())) == Ok(1))
 }
 
 /// read(2); a PTY's EIO is its end of file (the last follower was closed).
