@@ -24,10 +24,8 @@ defmodule NetRunner.Lines do
         {pieces, %{lines | unfinished: unfinished}}
 
       [first | others] ->
-        {last, whole} = List.pop_at(others, -1)
-        finished = Enum.flat_map([lines.unfinished <> first | whole], &whole(&1, limit))
-        {pieces, unfinished} = cut(last, limit)
-        {finished ++ pieces, %{lines | unfinished: unfinished}}
+        {pieces, unfinished} = collect([lines.unfinished <> first | others], limit, [])
+        {pieces, %{lines | unfinished: unfinished}}
     end
   end
 
@@ -36,11 +34,18 @@ defmodule NetRunner.Lines do
   def finish(%Lines{unfinished: ""}), do: []
   def finish(%Lines{unfinished: unfinished}), do: [unfinished]
 
-  defp whole(line, limit) when byte_size(line) <= limit, do: [line]
+  # `pieces`: in reverse. The last one is unfinished.
+  defp collect([last], limit, pieces) do
+    {last_pieces, unfinished} = cut(last, limit)
+    {Enum.reverse(pieces, last_pieces), unfinished}
+  end
 
-  defp whole(line, limit) do
-    {pieces, rest} = cut(line, limit)
-    pieces ++ [rest]
+  defp collect([line | others], limit, pieces) when byte_size(line) <= limit,
+    do: collect(others, limit, [line | pieces])
+
+  defp collect([line | others], limit, pieces) do
+    {line_pieces, rest} = cut(line, limit)
+    collect(others, limit, [rest | Enum.reverse(line_pieces, pieces)])
   end
 
   # The rest has at least one byte where there were any: the newline may come next.
