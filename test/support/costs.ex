@@ -166,6 +166,14 @@ defmodule NetRunner.Test.Costs do
     end
   end
 
+  # -- reading -----------------------------------------------------------------------------------------
+
+  @doc "How often a process has read (proc_pid_io(5), syscr)."
+  def reads(os_pid) do
+    [_, count] = Regex.run(~r/^syscr: (\d+)$/m, File.read!("/proc/#{os_pid}/io"))
+    String.to_integer(count)
+  end
+
   # -- doing nothing -----------------------------------------------------------------------------------
 
   @doc "How often the threads of a process have given the processor back, or had to: each wake-up is one."

@@ -53,9 +53,13 @@ defmodule NetRunner.System.CostTest do
   @shepherd_fds %{"/dev/null" => 3, "socket" => 1}
   @fork_server_fds %{"/dev/null" => 3, "socket" => 2}
 
+  # How often a shepherd reads for the stop of a command that has no descendants, and ignores SIGTERM.
+  @stop_reads 32
+
   # How much is measured.
   @runs 50
   @chunks 200
+  @others 100
   @idle 10
   @idle_ms soak(2_000, 10_000)
 
@@ -99,6 +103,23 @@ defmodule NetRunner.System.CostTest do
       assert Enum.max(begun) <= @new_shepherd_calls
       assert log |> Costs.lives("child", "execve") |> Enum.map(&length/1) |> Enum.max() <= @command_calls
     end
+  end
+
+  test "a stop takes as long with one command as with thousands: it does not look at every process there is" do
+    {:ok, others} = Proc.start("sh", ["-c", "for n in $(seq #{@others}); do sleep 600 & done; echo; wait"])
+    assert {:ok, "\n"} = Proc.read(others)
+
+    {:ok, server} =
+      Proc.start("perl", ["-e", "$| = 1; $SIG{TERM} = 'IGNORE'; print 1; sleep"], kill_timeout: 50)
+
+    assert {:ok, "1"} = Proc.read(server)
+
+    shepherd = OS.shepherd(Proc.os_pid(server))
+    before = Costs.reads(shepherd)
+    assert :ok = Proc.stop(server)
+    # It waits for its next command.
+    assert Costs.reads(shepherd) - before <= @stop_reads
+    assert :ok = Proc.stop(others)
   end
 
   # -- in the VM ---------------------------------------------------------------------------------------

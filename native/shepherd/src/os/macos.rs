@@ -183,6 +183,10 @@ pub(crate) fn slices() -> i32 {
     1
 }
 
+pub(crate) fn only_descendant() -> Option<Process> {
+    None
+}
+
 pub(crate) fn processes(_slice: i32, _near: Pid) -> Option<std::iter::Empty<Process>> {
     None
 }

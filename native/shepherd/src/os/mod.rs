@@ -19,15 +19,15 @@ pub(crate) use rights::{
 #[path = "linux.rs"]
 mod system;
 #[cfg(target_os = "linux")]
-pub(crate) use proc::{children, process, processes, slices};
+pub(crate) use proc::{children, only_descendant, process, processes, slices};
 
 #[cfg(target_vendor = "apple")]
 #[path = "macos.rs"]
 mod system;
 #[cfg(target_vendor = "apple")]
 pub(crate) use system::{
-    children, drop_capabilities, nice_session, process, processes, regain_root_group, regain_root_user,
-    resource, set_gid, set_groups, set_uid, slices,
+    children, drop_capabilities, nice_session, only_descendant, process, processes, regain_root_group,
+    regain_root_user, resource, set_gid, set_groups, set_uid, slices,
 };
 
 pub(crate) use system::{

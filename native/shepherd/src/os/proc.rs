@@ -40,27 +40,50 @@ pub(super) fn is_ours() -> bool {
         })
 }
 
-/// The children of this process, zombies too. It has one thread, so one list; a kernel may be built without
-/// it (proc_pid_children(5)).
+/// The children of this process, zombies too. It has one thread, so one list.
 pub(crate) fn children(near: Pid) -> Vec<Pid> {
     let me = getpid();
-    match std::fs::read_to_string(format!("/proc/self/task/{me}/children")) {
-        Ok(pids) if is_ours() => {
-            pids.split_ascii_whitespace().filter_map(|pid| Pid::from_raw(pid.parse().ok()?)).collect()
-        }
-        _ => {
-            // Of many slices the likely one: who is not reaped now is reaped in the end.
-            let children = processes(0, near).into_iter().flatten();
-            children
-                .filter(|process| process.parent == me.as_raw_nonzero().get())
-                .map(|child| child.pid)
-                .collect()
-        }
-    }
+    children_of_thread(me).filter(|_| is_ours()).unwrap_or_else(|| {
+        // Of many slices the likely one: who is not reaped now is reaped in the end.
+        let children = processes(0, near).into_iter().flatten();
+        children
+            .filter(|process| process.parent == me.as_raw_nonzero().get())
+            .map(|child| child.pid)
+            .collect()
+    })
+}
+
+/// `None` also where the kernel was built without such a list (proc_pid_children(5)).
+///
+/// While others end, a list may leave out some. Its beginning is exact, and so is the end of a list whose only
+/// entry is not reaped: the kernel goes on from the last entry, and puts new ones behind it.
+fn children_of_thread(thread: Pid) -> Option<Vec<Pid>> {
+    let pids = std::fs::read_to_string(format!("/proc/{thread}/task/{thread}/children")).ok()?;
+    Some(pids.split_ascii_whitespace().filter_map(|pid| Pid::from_raw(pid.parse().ok()?)).collect())
+}
+
+/// The only descendant of this process, a subreaper: a child with one thread and no children. `None`: there may
+/// be others. Tells in a few small files what else takes a look at every process of the system.
+///
+/// Whoever was there before is seen. The children of a thread that ends become those of another thread before it
+/// is gone, those of a process become ours: so threads are counted first, and our own children last.
+pub(crate) fn only_descendant() -> Option<Process> {
+    let only_child = || match children_of_thread(getpid())?.as_slice() {
+        [child] => Some(*child),
+        _ => None,
+    };
+    let child = only_child().filter(|_| is_ours())?;
+    let (process, threads) = stat(child)?;
+    let is_alone = threads == 1 && children_of_thread(child)?.is_empty() && only_child() == Some(child);
+    is_alone.then_some(process)
 }
 
 /// One process; `None` when there is none.
 pub(crate) fn process(pid: Pid) -> Option<Process> {
+    stat(pid).map(|(process, _threads)| process)
+}
+
+fn stat(pid: Pid) -> Option<(Process, i32)> {
     let mut path = String::with_capacity(24);
     write!(path, "/proc/{pid}/stat").ok()?;
     let file = rustix::fs::open(path.as_str(), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()?;
@@ -71,8 +94,8 @@ pub(crate) fn process(pid: Pid) -> Option<Process> {
 }
 
 /// proc_pid_stat(5). The name of the program may hold spaces and parentheses: what counts comes after the
-/// last `)`.
-fn parse_stat(pid: Pid, stat: &[u8]) -> Option<Process> {
+/// last `)`. And the number of threads.
+fn parse_stat(pid: Pid, stat: &[u8]) -> Option<(Process, i32)> {
     let end_of_name = stat.iter().rposition(|byte| *byte == b')')?;
     let rest = std::str::from_utf8(&stat[end_of_name + 1..]).ok()?;
     let mut fields = rest.split_ascii_whitespace();
@@ -86,7 +109,7 @@ fn parse_stat(pid: Pid, stat: &[u8]) -> Option<Process> {
     let start = fields.nth(1)?.parse().ok()?;
     // A thread group whose leader has ended while others run shows the leader's Z.
     let alive = !matches!(state, "Z" | "X") || threads > 1;
-    Some(Process { pid, parent, group, session, start, alive })
+    Some((Process { pid, parent, group, session, start, alive }, threads))
 }
 
 #[cfg(test)]
@@ -94,7 +117,7 @@ mod tests {
     use super::*;
 
     fn parse(stat: &str) -> Option<Process> {
-        parse_stat(Pid::from_raw(7).unwrap(), stat.as_bytes())
+        parse_stat(Pid::from_raw(7).unwrap(), stat.as_bytes()).map(|(process, _threads)| process)
     }
 
     #[test]

@@ -115,6 +115,18 @@ fn descendants_outside_the_group_get_the_stop_signal_too() {
 }
 
 #[test]
+fn so_does_the_child_of_a_thread_that_is_not_the_first() {
+    let fork_server = ForkServer::start();
+    let (mut session, mut stdout, watches) =
+        run(&fork_server, fixture_cmd(["child-of-thread"]).kill_timeout(200));
+    session.send(&Request::Stop);
+    assert_eq!(stdout.text(), "bye\n");
+    assert_eq!(session.exited().0, KILLED);
+    session.done();
+    assert!(all_have_ended(&watches));
+}
+
+#[test]
 fn a_deep_descendant_outside_the_group_is_killed() {
     let fork_server = ForkServer::start();
     let script = "sh -c 'setsid sh -c \"trap : TERM; sh -c \\\"trap : TERM; echo \\$\\$; while :; do sleep 0.01; done\\\"\
