@@ -45,6 +45,7 @@ defmodule NetRunner.System.CostTest do
   @per_run %{spawned: 1, messages: 8, reductions: 1_250, binaries: 5, heaps: 120}
   # Mostly the next chunk is there already.
   @per_fast_chunk %{spawned: 0.001, messages: 1, reductions: 80, binaries: 1.1, heaps: 1.5}
+  @fast_chunk_bytes 32 * 1024
   # With the byte that is written to have it.
   @per_slow_chunk %{spawned: 0, messages: 1, reductions: 160, binaries: 0.05, heaps: 2.6}
 
@@ -109,16 +110,20 @@ defmodule NetRunner.System.CostTest do
     {:ok, others} = Proc.start("sh", ["-c", "for n in $(seq #{@others}); do sleep 600 & done; echo; wait"])
     assert {:ok, "\n"} = Proc.read(others)
 
-    {:ok, server} =
-      Proc.start("perl", ["-e", "$| = 1; $SIG{TERM} = 'IGNORE'; print 1; sleep"], kill_timeout: 50)
-
+    script = "$| = 1; $SIG{TERM} = 'IGNORE'; print 1; sleep"
+    {:ok, server} = Proc.start("perl", ["-e", script], kill_timeout: :timer.minutes(10))
     assert {:ok, "1"} = Proc.read(server)
 
-    shepherd = OS.shepherd(Proc.os_pid(server))
+    os_pid = Proc.os_pid(server)
+    shepherd = OS.shepherd(os_pid)
     before = Costs.reads(shepherd)
-    assert :ok = Proc.stop(server)
-    # It waits for its next command.
+    stop = Task.async(fn -> Proc.stop(server) end)
+    # It has looked, and waits.
+    OS.eventually(fn -> Costs.reads(shepherd) > before and OS.state(shepherd) == "S" end)
     assert Costs.reads(shepherd) - before <= @stop_reads
+
+    OS.kill(os_pid, "KILL")
+    assert :ok = Task.await(stop)
     assert :ok = Proc.stop(others)
   end
 
@@ -145,6 +150,8 @@ defmodule NetRunner.System.CostTest do
             {chunks + 1, bytes + byte_size(chunk)}
           end)
 
+        # With one for each part that the command writes they would be of 4 to 9 KiB.
+        assert div(bytes, chunks) >= @fast_chunk_bytes
         chunks
       end)
 
