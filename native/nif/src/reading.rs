@@ -90,27 +90,26 @@ impl Reading {
 }
 
 /// Reads until the buffer is full, or nothing comes soon. 0 is the end of file.
+///
+/// That there is something is asked by poll(2), which takes no lock of the pipe's, as a read(2) of nothing does: the
+/// writer is not kept waiting.
 fn gather(fd: BorrowedFd<'_>, growth: &mut Growth, buffer: &mut [u8]) -> Result<usize, Errno> {
-    let mut filled = 0;
-    for _ in 0..MOST_PARTS {
+    let mut filled = match read_bytes(fd, buffer) {
+        Err(Errno::AGAIN) if is_soon_readable(fd) => read_bytes(fd, buffer),
+        found => found,
+    }?;
+    growth.read(fd, filled);
+    for _ in 1..MOST_PARTS {
+        if filled == 0 || filled == buffer.len() || !is_soon_readable(fd) {
+            break;
+        }
         match read_bytes(fd, &mut buffer[filled..]) {
-            Ok(0) => return Ok(filled),
-            Ok(count) => {
-                if filled == 0 {
-                    growth.read(fd, count);
-                }
-                filled += count;
-                if filled == buffer.len() {
-                    return Ok(filled);
-                }
-            }
-            Err(Errno::AGAIN) if is_soon_readable(fd) => {}
-            Err(errno) if filled == 0 => return Err(errno),
-            // What has been read is not lost; the next read says what is the matter.
-            Err(_) => return Ok(filled),
+            Ok(count) if count > 0 => filled += count,
+            // What has been read is not lost; the next read says what is the matter, or that this is the end.
+            _ => break,
         }
     }
-    if filled == 0 { Err(Errno::AGAIN) } else { Ok(filled) }
+    Ok(filled)
 }
 
 /// `None` when there is nothing in it.
@@ -129,7 +128,6 @@ pub(crate) fn available(fd: BorrowedFd<'_>) -> usize {
     rustix::io::ioctl_fionread(fd).ok().and_then(|count| usize::try_from(count).ok()).unwrap_or(0)
 }
 
-/// poll(2) takes no lock of the pipe's, as read(2) and FIONREAD do: the writer is not kept waiting.
 fn is_soon_readable(fd: BorrowedFd<'_>) -> bool {
     let mut polled = [PollFd::from_borrowed_fd(fd, PollFlags::IN)];
     (0..MOST_LOOKS).any(|_| poll(&mut polled, Some(&Timespec::default())) == Ok(1))
