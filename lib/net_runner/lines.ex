@@ -3,7 +3,8 @@ defmodule NetRunner.Lines do
   # Chunks to lines, without their newline. Pure.
   #
   # A line longer than `limit` bytes is cut into several of at most that length, so that a command that never
-  # ends its line cannot fill the memory; no byte but newlines is lost. At most `limit` bytes are held.
+  # ends its line cannot fill the memory; no byte but newlines is lost. At most `limit` bytes are held, and no line
+  # keeps the chunk that it came in.
 
   alias __MODULE__
 
@@ -11,6 +12,9 @@ defmodule NetRunner.Lines do
 
   @enforce_keys [:limit]
   defstruct [:limit, unfinished: ""]
+
+  # Parts of a binary of so many bytes are binaries of their own (OTP 27 and later); larger ones keep all of it.
+  @small if(String.to_integer(System.otp_release()) >= 27, do: 64, else: 0)
 
   @spec new(limit :: pos_integer()) :: t()
   def new(limit), do: %Lines{limit: limit}
@@ -20,18 +24,25 @@ defmodule NetRunner.Lines do
     # Only the new bytes are searched.
     case :binary.split(chunk, "\n", [:global]) do
       [more] ->
-        {pieces, unfinished} = cut(lines.unfinished <> more, limit)
-        {pieces, %{lines | unfinished: unfinished}}
+        case cut(lines.unfinished <> more, limit) do
+          # Appended to, chunk after chunk: a copy of each time would take as long as the square of its length.
+          {[], unfinished} -> {[], %{lines | unfinished: unfinished}}
+          {pieces, rest} -> {pieces, %{lines | unfinished: own(rest)}}
+        end
 
       [first | others] ->
-        {pieces, unfinished} = collect([lines.unfinished <> first | others], limit, [])
-        {pieces, %{lines | unfinished: unfinished}}
+        {pieces, rest} = collect([lines.unfinished <> first | others], limit, [])
+        {pieces, %{lines | unfinished: own(rest)}}
     end
   end
 
+  defp own(part) when byte_size(part) <= @small, do: part
+  defp own(part), do: :binary.copy(part)
+
   @doc "What has come since the last newline, if anything."
   @spec finish(t()) :: [binary()]
-  def finish(%Lines{unfinished: ""}), do: []
+  # Not matched with `""`, as in NetRunner.Collector.
+  def finish(%Lines{unfinished: unfinished}) when byte_size(unfinished) == 0, do: []
   def finish(%Lines{unfinished: unfinished}), do: [unfinished]
 
   # `pieces`: in reverse. The last one is unfinished.
@@ -41,11 +52,11 @@ defmodule NetRunner.Lines do
   end
 
   defp collect([line | others], limit, pieces) when byte_size(line) <= limit,
-    do: collect(others, limit, [line | pieces])
+    do: collect(others, limit, [own(line) | pieces])
 
   defp collect([line | others], limit, pieces) do
     {line_pieces, rest} = cut(line, limit)
-    collect(others, limit, [rest | Enum.reverse(line_pieces, pieces)])
+    collect(others, limit, [own(rest) | Enum.reverse(line_pieces, pieces)])
   end
 
   # The rest has at least one byte where there were any: the newline may come next.
@@ -54,6 +65,6 @@ defmodule NetRunner.Lines do
   defp cut(line, limit) do
     <<piece::binary-size(limit), rest::binary>> = line
     {pieces, rest} = cut(rest, limit)
-    {[piece | pieces], rest}
+    {[own(piece) | pieces], rest}
   end
 end

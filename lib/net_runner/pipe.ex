@@ -13,7 +13,8 @@ defmodule NetRunner.Pipe do
 
   @type max_bytes :: pos_integer()
 
-  # What one read asks for; a pipe holds 65,536 bytes (pipe(7)).
+  # What one read asks for; a pipe holds 65,536 bytes (pipe(7)). The NIF takes a read of this size for that of a stream
+  # (LARGE in reading.rs).
   @read_size 65_536
 
   @doc "The size of a read for whoever has no reason for another one, in bytes."

@@ -35,6 +35,24 @@ defmodule NetRunner.LinesTest do
     assert lines.unfinished == "g"
   end
 
+  test "no line keeps the chunk that it came in, nor does what is unfinished" do
+    line = String.duplicate("a", 100)
+    chunk = String.duplicate(line <> "\n", 300)
+
+    for limit <- [70, 1_000],
+        chunks <- [[chunk <> line], [line, chunk, line], [line <> line, chunk, line, line]] do
+      {items, lines} = Enum.flat_map_reduce(chunks, Lines.new(limit), &Lines.add(&2, &1))
+      for item <- [lines.unfinished | items], do: assert(:binary.referenced_byte_size(item) < 1_000)
+    end
+  end
+
+  test "an unfinished line of exactly 512 MiB is there at the end" do
+    # 2^32 bits (docs/decisions.md).
+    bytes = 512 * 1024 * 1024
+    assert [line] = lines(2 * bytes, [:binary.copy("a", bytes)])
+    assert byte_size(line) == bytes
+  end
+
   test "the cut of the chunks makes no difference" do
     :rand.seed(:exsss, {1, 2, 3})
 

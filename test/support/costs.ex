@@ -70,13 +70,14 @@ defmodule NetRunner.Test.Costs do
   too. Of several such means the least: who has to wait for the processor makes more of them.
   """
   def vm_calls(victim, directory) do
-    for _ <- 1..@rounds, reduce: %{} do
-      least ->
-        none = victim |> runs(directory, 0) |> of_vm()
-        many = victim |> runs(directory, @many) |> of_vm()
-        means = Map.new(many, fn {name, count} -> {name, (count - Map.get(none, name, 0)) / @many} end)
-        Map.merge(least, means, fn _name, a, b -> min(a, b) end)
-    end
+    1..@rounds
+    |> Enum.map(fn _ ->
+      none = victim |> runs(directory, 0) |> of_vm()
+      many = victim |> runs(directory, @many) |> of_vm()
+      Map.new(many, fn {name, count} -> {name, (count - Map.get(none, name, 0)) / @many} end)
+    end)
+    # What a round has none of, has a mean of 0.
+    |> Enum.reduce(&Map.intersect(&1, &2, fn _name, a, b -> min(a, b) end))
     |> Map.filter(fn {_name, mean} -> mean >= 0.1 end)
   end
 

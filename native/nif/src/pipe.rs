@@ -140,13 +140,16 @@ impl Pipe {
             state: Mutex::new(State {
                 fd: Some(Fd::new(fd)),
                 end: None,
+                reading: match kind {
+                    Kind::Pipe => Reading::of_pipe(),
+                    Kind::Terminal(_) => Reading::of_terminal(),
+                },
                 kind,
                 unread: Vec::new(),
                 remaining: None,
                 readers: Queue::new(Direction::Read),
                 writers: Queue::new(Direction::Write),
                 counters: Counters::default(),
-                reading: Reading::default(),
                 growth: Growth::default(),
             }),
         })

@@ -13,15 +13,17 @@ use rustler::{Binary, Env, NewBinary, OwnedBinary};
 use crate::growth::Growth;
 
 const SMALL: usize = 4096;
-/// Of a stream.
+/// Of a stream: what `NetRunner.Pipe.read_size/0` asks for.
 const LARGE: usize = 64 * 1024;
-/// So many calls of read(2) are one read of a stream at most: twice as many as it has pages.
+/// So many parts are one read of a stream at most: twice as many as it has pages.
 const MOST_PARTS: usize = 2 * LARGE / SMALL;
 /// So often is asked whether the next part has come: for 2 µs, in which 8 KiB are written.
 const MOST_LOOKS: usize = 8;
 
 #[derive(Default)]
 pub(crate) struct Reading {
+    /// What comes without a pause is one read.
+    gathers: bool,
     /// There was more than a small read takes.
     large: bool,
     /// What the last read found was there at once. (The answer to a request never is.)
@@ -31,6 +33,15 @@ pub(crate) struct Reading {
 }
 
 impl Reading {
+    /// Of a pipe. A terminal has 4 KiB at a time, and takes 10 µs and more for each question.
+    pub(crate) fn of_pipe() -> Reading {
+        Reading { gathers: true, ..Reading::default() }
+    }
+
+    pub(crate) fn of_terminal() -> Reading {
+        Reading::default()
+    }
+
     /// At most `max` bytes, as a binary of their exact size; `None` at end of file.
     pub(crate) fn read<'a>(
         &mut self,
@@ -53,7 +64,7 @@ impl Reading {
         growth: &mut Growth,
         max: usize,
     ) -> Result<Option<Binary<'a>>, Errno> {
-        if self.large && self.streaming && max == LARGE {
+        if self.gathers && self.large && self.streaming && max == LARGE {
             let mut binary = OwnedBinary::new(LARGE);
             let filled = gather(fd, growth, binary.as_mut_slice())?;
             self.large = filled >= SMALL;

@@ -5,7 +5,7 @@ use crate::codec::{Message, Reader, Writer};
 use crate::limit::Rlimit;
 use crate::strings::Strings;
 
-/// What the VM asks of a shepherd. `Spawn`, or `Sweep`, comes first and once.
+/// What the VM asks of a shepherd. `Spawn`, or once `Sweep`, comes first; the next `Spawn` after `Done`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Request {
     Spawn(Box<Spawn>),

@@ -66,16 +66,21 @@ fn children_of_thread(thread: Pid) -> Option<Vec<Pid>> {
 /// be others. Tells in a few small files what else takes a look at every process of the system.
 ///
 /// Whoever was there before is seen. The children of a thread that ends become those of another thread before it
-/// is gone, those of a process become ours: so threads are counted first, and our own children last.
+/// is gone, those of a process become ours: so threads are counted before the list is read, and our own children
+/// last. The first thread can end as well, and hand its children to one that it has just made: so both are done
+/// twice.
 pub(crate) fn only_descendant() -> Option<Process> {
     let only_child = || match children_of_thread(getpid())?.as_slice() {
         [child] => Some(*child),
         _ => None,
     };
+    let without_children = |pid| {
+        let (process, threads) = stat(pid)?;
+        (threads == 1 && children_of_thread(pid)?.is_empty()).then_some(process)
+    };
     let child = only_child().filter(|_| is_ours())?;
-    let (process, threads) = stat(child)?;
-    let is_alone = threads == 1 && children_of_thread(child)?.is_empty() && only_child() == Some(child);
-    is_alone.then_some(process)
+    without_children(child)?;
+    without_children(child).filter(|_| only_child() == Some(child))
 }
 
 /// One process; `None` when there is none.
