@@ -24,7 +24,7 @@ defmodule NetRunner.System.CostTest do
     "pidfd_send_signal" => 1.1,
     "pipe2" => 2.1,
     "read" => 10.5,
-    "recvfrom" => 1.1,
+    "recvfrom" => 2.1,
     "recvmsg" => 6,
     "sendmsg" => 2.1,
     "timerfd_settime" => 7,

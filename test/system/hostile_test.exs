@@ -276,6 +276,21 @@ defmodule NetRunner.System.HostileTest do
     end
   end
 
+  test "from a shepherd whose command is over: no other command hears it", context do
+    for message <- Socket.events(Proc.os_pid(context.bystander)) ++ Keyword.values(Socket.nonsense()) do
+      command = Socket.start("cat", [])
+      assert :ok = Proc.close_stdin(command.p)
+      assert {:ok, 0} = Proc.await_exit(command.p)
+      assert :ok = Proc.stop(command.p)
+      assert :ok = Socket.to_vm(command.shepherd, [message])
+      # One of these would have it.
+      for _ <- 1..30, do: assert({"x\n", 0} = NetRunner.run(~w(echo x)))
+      OS.await_gone(command.identities)
+    end
+
+    assert_others_unharmed(context)
+  end
+
   test "frames of every kind, damaged or not, at any time, in both directions", context do
     seed = String.to_integer(System.get_env("NETRUNNER_SEED") || "#{:rand.uniform(1_000_000_000)}")
     IO.puts("hostile frames: NETRUNNER_SEED=#{seed}")
@@ -312,14 +327,16 @@ defmodule NetRunner.System.HostileTest do
     assert :ok = Proc.stop(other)
   end
 
-  # A stop that somebody else has said is one all the same: its shepherd may wait for its next command.
-  defp assert_nothing_left_of(command, {:ok, _status}) do
+  # Who has said nothing that is wrong may wait for its next command: a stop that somebody else says is one all the same,
+  # and that something cannot be killed is said in the middle.
+  defp assert_nothing_left_of(command, {:error, reason}) when reason in [:protocol, :shepherd_died],
+    do: OS.await_gone(command.identities)
+
+  defp assert_nothing_left_of(command, _answer) do
     [os_pid, shepherd] = command.identities
     OS.await_gone([os_pid])
     OS.eventually(fn -> OS.gone?(shepherd) or OS.children(command.shepherd) == [] end)
   end
-
-  defp assert_nothing_left_of(command, _error), do: OS.await_gone(command.identities)
 
   defp answers({command, direction, messages, meanwhile}) do
     asked = Task.async(fn -> meanwhile(meanwhile, command.p) end)

@@ -226,11 +226,17 @@ impl Handle<ForkServer> {
 
     fn ask(&self, env: Env<'_>, frame: &[u8], fds: &[BorrowedFd<'_>]) -> Result<(Shepherd, usize), Failure> {
         while let Some(idle) = self.take_idle(env)? {
-            let sent = socket::send(idle.socket.as_fd(), frame, fds, Wait::DontBlock);
+            // Whatever one says that nobody has asked is not about this command.
+            let is_usable = !idle.used || matches!(peek(idle.socket.as_fd()), Err(Errno::AGAIN));
+            let sent = if is_usable {
+                socket::send(idle.socket.as_fd(), frame, fds, Wait::DontBlock)
+            } else {
+                Err(Errno::PIPE)
+            };
             self.taken(env);
             match sent {
                 Ok(accepted) => return Ok((idle, accepted)),
-                // This one has died in the meantime.
+                // This one has died in the meantime, or speaks unasked: it sees end of file.
                 Err(Errno::PIPE | Errno::CONNRESET) => {}
                 Err(errno) => return Err(Failure::At(Place::Send, errno)),
             }
@@ -365,10 +371,16 @@ fn check_null() -> Result<(), Errno> {
 
 /// Whether the peer is gone.
 fn has_ended(socket: BorrowedFd<'_>) -> bool {
-    matches!(
-        rustix::net::recv(socket, &mut [0; 1], RecvFlags::PEEK | RecvFlags::DONTWAIT),
-        Ok((0, _)) | Err(Errno::CONNRESET)
-    )
+    matches!(peek(socket), Ok(0) | Err(Errno::CONNRESET))
+}
+
+/// How many bytes there are to read, 1 at most; 0 is the end.
+fn peek(socket: BorrowedFd<'_>) -> Result<usize, Errno> {
+    let mut buffer = [0; 1];
+    rustix::io::retry_on_intr(|| {
+        rustix::net::recv(socket, &mut buffer, RecvFlags::PEEK | RecvFlags::DONTWAIT)
+    })
+    .map(|(count, _)| count)
 }
 
 /// Whether the first thing to read is the fork server's `Failed`.
