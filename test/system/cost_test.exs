@@ -45,7 +45,7 @@ defmodule NetRunner.System.CostTest do
   @per_run %{spawned: 1, messages: 8, reductions: 1_250, binaries: 5, heaps: 120}
   # Mostly the next chunk is there already.
   @per_fast_chunk %{spawned: 0.001, messages: 1, reductions: 80, binaries: 1.1, heaps: 1.5}
-  # With one for each part that the command writes they would be of 4 to 9 KiB.
+  # With one for each part that the command writes they would be of about 9 KiB.
   @fast_chunk_bytes 32 * 1024
   # With the byte that is written to have it.
   @per_slow_chunk %{spawned: 0, messages: 1, reductions: 160, binaries: 0.05, heaps: 2.6}
