@@ -4,7 +4,7 @@ defmodule NetRunner.ForkServer do
   #
   # * What it is at the moment stands in NetRunner.Table, so that a spawn needs no call.
   # * A fork server that has come up and ends is replaced at once, by this same process: no restart of a
-  #   supervised child is used up by it. One that cannot be started, or ends before it came up, is an error
+  #   supervised child is used up by it. One that cannot be started, or ends or hangs before it came up, is an error
   #   that is kept until somebody needs a fork server: then it is tried again. So nothing here can loop.
   # * Running commands do not need it. This process can die too: the next one takes the fork server over. Only
   #   when the supervisor dies, and the table with it, it is closed, by the NIF.
@@ -58,7 +58,7 @@ defmodule NetRunner.ForkServer do
     with {:error, :not_started} <- current(), do: renew(nil)
   end
 
-  @doc "This fork server does not answer: it is killed, and another one started."
+  @doc "This fork server does not answer: it is killed, and another one started, at once or when it is needed."
   @spec unresponsive(t()) :: :ok
   def unresponsive(fork_server), do: GenServer.cast(__MODULE__, {:unresponsive, fork_server})
 
@@ -151,8 +151,14 @@ defmodule NetRunner.ForkServer do
 
   @impl true
   def handle_cast({:unresponsive, fork_server}, %{fork_server: fork_server} = state) do
-    Logger.error("the fork server of NetRunner does not answer; it is killed and started again")
-    {:noreply, state |> kill() |> start()}
+    Logger.error("the fork server of NetRunner does not answer; it is killed")
+
+    case listen(state) do
+      %{fork_server: ^fork_server, ready?: true} = state -> {:noreply, state |> kill() |> start()}
+      %{fork_server: ^fork_server} = state -> {:noreply, state |> kill() |> failed({:fork_server, :eof})}
+      # It has ended meanwhile.
+      state -> {:noreply, state}
+    end
   end
 
   # It has been replaced in the meantime.

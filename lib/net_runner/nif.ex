@@ -92,7 +92,7 @@ defmodule NetRunner.Nif do
   # -- fork server ---------------------------------------------------------------------------------
 
   # Starts the fork server `path` (dirty). It is closed when `keeper` dies, whatever else happens. What it says is
-  # first asked for by fork_server_read/2; before that it goes, too, when nobody refers to it any more.
+  # first asked for by fork_server_read/2; before that it is killed, too, when nobody refers to it any more.
   @spec fork_server_start(path :: binary(), keeper :: pid()) ::
           {:ok, fork_server()} | {:error, {stage(), posix()}}
   def fork_server_start(_path, _keeper), do: nif()
@@ -105,7 +105,7 @@ defmodule NetRunner.Nif do
   @spec fork_server_kill(fork_server()) :: :ok
   def fork_server_kill(_fork_server), do: nif()
 
-  # Our ends closed: it leaves when the last shepherd has, and nothing of theirs is left.
+  # Our ends closed: it leaves when the last shepherd has, and nothing of theirs is left. SIGKILL before :ready.
   @spec fork_server_close(fork_server()) :: :ok
   def fork_server_close(_fork_server), do: nif()
 

@@ -114,6 +114,25 @@ impl State {
         }
         Ok(())
     }
+
+    /// Our ends are closed, but for the one that is returned. A fork server that is ready sees that, and leaves
+    /// last. One that is not, as far as is known, may never look: it is killed. If it has forked shepherds after
+    /// all, they go on.
+    fn end(&mut self) -> Option<Fd> {
+        if let Some(pidfd) = self.pidfd.take().filter(|_| !self.pool.is_open()) {
+            pidfd::kill(&pidfd);
+        }
+        self.pool.close();
+        self.unsent.clear();
+        self.control.take()
+    }
+}
+
+/// One of which nobody has heard is not closed.
+impl Drop for State {
+    fn drop(&mut self) {
+        drop(self.end());
+    }
 }
 
 impl ForkServer {
@@ -261,20 +280,21 @@ impl Handle<ForkServer> {
         let (ours, theirs) = socket::pair().map_err(|errno| Failure::At(Place::Socket, errno))?;
         check_null().map_err(|errno| Failure::At(Place::DevNull, errno))?;
         // No `pre_exec`: with SIGCHLD ignored, as the VM has it, std cannot wait for a child whose exec
-        // failed there. The kernel reaps this child for the same reason, so it is not waited for.
-        Command::new(std::ffi::OsStr::from_bytes(path))
+        // failed there. The kernel reaps this child for the same reason, so its end is not waited for.
+        let mut child = Command::new(std::ffi::OsStr::from_bytes(path))
             .arg("fork-server")
             .stdin(Stdio::from(theirs))
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
             .map_err(|error| failed(error.raw_os_error().map_or(Errno::INVAL, Errno::from_raw_os_error)))?;
+        let pidfd = pidfd::of_child(&mut child).map_err(failed)?;
         let handle = Handle::new(ForkServer {
             keeper,
             state: Mutex::new(State {
                 control: Some(Fd::new(ours)),
                 pool: Pool::default(),
-                pidfd: None,
+                pidfd,
                 unsent: VecDeque::new(),
                 listener: enif::self_pid(env),
             }),
@@ -303,7 +323,7 @@ impl Handle<ForkServer> {
         let mut said = Vec::new();
         loop {
             let mut guard = self.lock();
-            let State { control, pool, pidfd, .. } = &mut *guard;
+            let State { control, pool, .. } = &mut *guard;
             let Some(socket) = control else {
                 said.push(Said::EndOfFile);
                 return said;
@@ -311,11 +331,10 @@ impl Handle<ForkServer> {
             let mut byte = [0];
             let mut fds = VecDeque::new();
             match socket::receive(socket.as_fd(), &mut byte, &mut fds, Wait::DontBlock) {
-                Ok(Received::Bytes(_)) if byte == [READY] => {
+                Ok(Received::Bytes(_)) if byte == [READY] && fds.len() == 2 => {
                     if let (Some(exit), Some(entrance)) = (fds.pop_front(), fds.pop_front()) {
                         pool.open(exit, entrance);
                     }
-                    *pidfd = fds.pop_front();
                     said.push(Said::Ready);
                 }
                 Ok(Received::WouldBlock) => {
@@ -329,7 +348,8 @@ impl Handle<ForkServer> {
                 Ok(Received::Bytes(_)) if lacking(byte[0]).is_some() => {
                     said.extend(lacking(byte[0]).map(Said::Lacks));
                 }
-                // Without room for its fds it is of no use: it is ended and a new one started later.
+                // No fork server, or one of no use, for there was no room for its fds: it is ended and a new one
+                // started later.
                 Ok(Received::Bytes(_) | Received::EndOfFile | Received::FdsCut) | Err(_) => {
                     drop(guard);
                     self.close(env);
@@ -346,14 +366,9 @@ impl Handle<ForkServer> {
         self.close(env);
     }
 
-    /// Our ends closed.
+    /// Our ends closed, and SIGKILL where it is not ready.
     pub(crate) fn close(&self, env: Env<'_>) {
-        let mut state = self.lock();
-        let control = state.control.take();
-        state.pool.close();
-        state.pidfd = None;
-        state.unsent.clear();
-        drop(state);
+        let control = self.lock().end();
         if let Some(control) = control {
             enif::stop(env, self, control);
         }

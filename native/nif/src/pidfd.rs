@@ -1,9 +1,31 @@
-//! What is done with the pidfds of shepherds and commands. Elsewhere than on Linux there are none.
+//! What is done with the pidfds of the fork server, shepherds and commands. Elsewhere than on Linux there are none.
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::process::Child;
 
 use rustix::io::Errno;
 use rustix::process::Signal;
+
+/// The pidfd of a child; `None` where it has ended, or where there are none. The VM ignores SIGCHLD, so the kernel
+/// reaps a child when it ends (wait(2)), and its number may be a stranger's by then: that the child is still there
+/// afterwards says that it is the one that was pinned.
+pub(crate) fn of_child(child: &mut Child) -> Result<Option<OwnedFd>, Errno> {
+    #[cfg(target_os = "linux")]
+    {
+        use rustix::process::{Pid, PidfdFlags, pidfd_open};
+        match pidfd_open(Pid::from_child(child), PidfdFlags::empty()) {
+            Ok(pidfd) => Ok(matches!(child.try_wait(), Ok(None)).then_some(pidfd)),
+            // There would be one at another time.
+            Err(errno @ (Errno::MFILE | Errno::NFILE | Errno::NOMEM)) => Err(errno),
+            Err(_) => Ok(None),
+        }
+    }
+    #[cfg(not(target_os = "linux"))]
+    {
+        let _ = child;
+        Ok(None)
+    }
+}
 
 /// SIGKILL to the process behind a pidfd. It may have ended, which is what is wanted.
 pub(crate) fn kill(pidfd: &OwnedFd) {

@@ -4,8 +4,8 @@
 //!
 //! It has two sockets. Its control socket, which is its fd 0:
 //!
-//! * fork server → VM, once: [`READY`] with its fds: the VM's end of the pool socket, a copy of the other end, and
-//!   the fork server's own pidfd (where the system has pidfds). Afterwards only end of file means anything.
+//! * fork server → VM, once: [`READY`] with its fds: the VM's end of the pool socket and a copy of the other end.
+//!   Afterwards only end of file means anything.
 //! * fork server → VM, before that: one byte, `LACKS_…`, for each thing that the system does not have. Without
 //!   waitid(2) nothing can be done, and no [`READY`] comes.
 //! * VM → fork server: [`ADOPT`] with an fd: the shepherd's end of a new control socket. Fork a shepherd

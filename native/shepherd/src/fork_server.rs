@@ -60,7 +60,7 @@ pub(crate) fn run() -> Result<(), Errno> {
     .serve()
 }
 
-/// What is lacking, and `READY`, with both ends of the pool socket and our pidfd. Returns our end.
+/// What is lacking, and `READY`, with both ends of the pool socket. Returns our end.
 fn announce(control: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
     let lacks = os::lacks();
     if !lacks.is_empty() {
@@ -70,9 +70,7 @@ fn announce(control: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
         return Err(Errno::NOSYS);
     }
     let (ours, vms) = socket::pair()?;
-    let pidfd = os::pidfd(getpid());
-    let fds: Vec<BorrowedFd<'_>> = [&vms, &ours].into_iter().chain(&pidfd).map(AsFd::as_fd).collect();
-    socket::send(control, &[READY], &fds, Wait::Block)?;
+    socket::send(control, &[READY], &[vms.as_fd(), ours.as_fd()], Wait::Block)?;
     Ok(ours)
 }
 

@@ -146,8 +146,8 @@ pub(crate) fn error_pipe() -> Result<(OwnedFd, OwnedFd), Errno> {
 /// That the peer has closed its end, or at least its sending direction (poll(2)).
 pub(crate) const HANG_UP: rustix::event::PollFlags = rustix::event::PollFlags::RDHUP;
 
-/// The pidfd of this process, or of a child that is not reaped: others may have ended, and their numbers be
-/// those of strangers. `None` where there are none, or where they are of no use.
+/// The pidfd of a child that is not reaped: others may have ended, and their numbers be those of strangers.
+/// `None` where there are none, or where they are of no use.
 pub(crate) fn pidfd(pid: Pid) -> Option<OwnedFd> {
     has_pidfds().then(|| pidfd_open(pid, PidfdFlags::empty()).ok()).flatten()
 }

@@ -4,6 +4,7 @@ use std::process::{Command, ExitStatus, Stdio};
 
 use protocol::socket::{self, Received, Wait};
 use protocol::{ADOPT, FORK_AHEAD, IDLE, READY};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::*;
 
@@ -31,11 +32,10 @@ impl ForkServer {
         let process = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         // The builder holds their end of the socket.
         command.stdin(Stdio::null());
+        let pidfd = pidfd_open(Pid::from_child(&process), PidfdFlags::empty()).unwrap();
         let (byte, mut fds) = receive_byte(&ours);
-        assert_eq!((byte, fds.len()), (READY, 3));
-        let pool = fds.pop_front().unwrap();
-        drop(fds.pop_front());
-        ForkServer { process, sockets: Some((ours, pool)), pidfd: fds.pop_front().unwrap() }
+        assert_eq!((byte, fds.len()), (READY, 2));
+        ForkServer { process, sockets: Some((ours, fds.pop_front().unwrap())), pidfd }
     }
 
     pub(crate) fn pid(&self) -> i32 {
