@@ -315,7 +315,9 @@ defmodule NetRunner.System.ResourcesTest do
       OS.eventually(fn -> OS.commands(victim.os_pid) == [] end)
     end
 
-    test "a shortage in the middle of everything hangs nobody" do
+    test "a shortage in the middle of everything hangs nobody, and what is an error has not run" do
+      directory = tmp_dir()
+
       victim =
         Victim.start(
           """
@@ -331,7 +333,7 @@ defmodule NetRunner.System.ResourcesTest do
           for leave <- 0..12 do
             {give, keep} = Enum.split(take.(take, []), leave)
             for fd <- give, do: :file.close(fd)
-            result = NetRunner.run(["echo", "x"])
+            result = NetRunner.run(["sh", "-c", "echo >#{directory}/\#{leave}; echo x"])
             for fd <- keep, do: :file.close(fd)
             say.(result)
           end
@@ -344,10 +346,57 @@ defmodule NetRunner.System.ResourcesTest do
       results = for _ <- 0..12, do: Victim.term(victim)
       assert {:error, {_, :emfile}} = hd(results)
       assert {"x\n", 0} = List.last(results)
-      for result <- results, result != {"x\n", 0}, do: assert({:error, {_, :emfile}} = result)
+
+      for {result, leave} <- Enum.with_index(results), result != {"x\n", 0} do
+        assert {:error, {_, :emfile}} = result
+        refute File.exists?("#{directory}/#{leave}")
+      end
+
       assert {"all is well\n", 0} = Victim.term(victim)
       OS.eventually(fn -> OS.commands(victim.os_pid) == [] end)
     end
+  end
+
+  test "a command has room for its pidfds, whoever takes all fds while it starts" do
+    victim =
+      Victim.start(
+        """
+        {:ok, p} = Proc.start("cat")
+        :ok = Proc.stop(p)
+        Task.await(Task.async(fn -> :ok end))
+        open = fn -> :file.open("/dev/null", [:raw, :read]) end
+        fds = fn -> File.ls!("/proc/self/fd") |> length() end
+        take = fn take, taken -> with({:ok, fd} <- open.(), do: take.(take, [fd | taken]), else: ({:error, :emfile} -> taken)) end
+
+        # More than half of them.
+        for _ <- fds.()..36, do: {:ok, _} = open.()
+        before = fds.()
+        say.(:ready)
+        wait.()
+        task = Task.async(fn -> Proc.start("cat", [], owner: nil) end)
+        sent? = fn -> fds.() > before + 3 and Process.info(task.pid, :status) == {:status, :waiting} end
+        await = fn await -> sent?.() or await.(await) end
+        await.(await)
+        taken = take.(take, [])
+        say.(length(taken))
+        {:ok, p} = Task.await(task)
+        for fd <- taken, do: :file.close(fd)
+        :ok = Proc.write(p, "x")
+        say.({Proc.read(p), Proc.stop(p)})
+        say.(fds.() - before)
+        wait.()
+        """,
+        shell: ~S(ulimit -n 64; exec "$0" "$@")
+      )
+
+    assert :ready = Victim.term(victim)
+    shepherds = for {os_pid, _start} <- OS.idle_shepherds(OS.fork_server(victim.os_pid)), do: os_pid
+    OS.kill(shepherds, "STOP")
+    Victim.tell(victim, "now")
+    assert Victim.term(victim) > 0
+    OS.kill(shepherds, "CONT")
+    assert {{:ok, "x"}, :ok} = Victim.term(victim)
+    assert Victim.term(victim) == 0
   end
 
   # RLIMIT_NPROC does not count for root, and counts all that a user has: it needs one who has no other process.

@@ -17,6 +17,7 @@ use crate::enif::{self, Direction, Fd, Handle, Resource, ResourceType};
 use crate::fork_server::ForkServer;
 use crate::pipe::Pipe;
 use crate::pool::{Returned, Shepherd};
+use crate::room::Room;
 use crate::{atoms, count, pidfd};
 
 /// Events are small: one read takes all that are there.
@@ -36,6 +37,8 @@ struct State {
     decoder: Decoder<Event>,
     /// Received fds that no frame has taken yet.
     fds: VecDeque<OwnedFd>,
+    /// For the pidfds that have not come.
+    room: Room,
     /// Frames, or the rest of one, that the socket had no room for.
     unsent: VecDeque<u8>,
     /// The pidfds that have come.
@@ -118,14 +121,20 @@ impl Control {
         unsent: &[u8],
         nonce: u64,
         reusable: bool,
+        mut room: Room,
         fork_server: Handle<ForkServer>,
     ) -> Handle<Control> {
         count::CONTROLS.up();
+        if shepherd.used {
+            // Its pidfd is there.
+            room.free();
+        }
         Handle::new(Control {
             state: Mutex::new(State {
                 socket: Some(Fd::new(shepherd.socket)),
                 decoder: Decoder::default(),
                 fds: VecDeque::new(),
+                room,
                 unsent: unsent.iter().copied().collect(),
                 used: shepherd.used,
                 forked: shepherd.used,
@@ -286,6 +295,7 @@ impl Handle<Control> {
         let fork_server = state.fork_server.take();
         let goes_on = state.goes_on();
         state.fds.clear();
+        state.room.clear();
         state.unsent = VecDeque::new();
         state.command = None;
         drop(state);
@@ -358,7 +368,12 @@ impl State {
             };
             let mut buffer = [0; READ_BUFFER];
             let fds = self.fds.len();
-            match socket::receive(socket.as_fd(), &mut buffer, &mut self.fds, Wait::DontBlock) {
+            let freed = self.room.free();
+            let received = socket::receive(socket.as_fd(), &mut buffer, &mut self.fds, Wait::DontBlock);
+            if freed && self.fds.len() == fds {
+                self.room.keep(socket.as_fd());
+            }
+            match received {
                 Ok(Received::Bytes(_)) if self.broken => self.fds.clear(),
                 Ok(Received::Bytes(count)) => {
                     // A read ends behind fds, full or not (unix(7)).
@@ -408,6 +423,11 @@ impl State {
         let place = match event {
             Event::Forked { fds: 1 } => &mut self.shepherd,
             Event::Started { fds: 1, .. } => &mut self.command,
+            Event::Forked { .. } | Event::Started { .. } => {
+                // There are no pidfds.
+                self.room.free();
+                return true;
+            }
             _ => return true,
         };
         match self.fds.pop_front() {
@@ -427,6 +447,7 @@ impl State {
     /// Ends this command: nothing that comes after this can be understood. Said once.
     fn give_up(&mut self, found: &mut Vec<Occurrence>, reason: Occurrence) {
         self.fds.clear();
+        self.room.clear();
         self.shut_down();
         if !self.broken {
             found.push(reason);

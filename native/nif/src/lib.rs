@@ -20,6 +20,7 @@ mod pool;
 mod pty;
 mod queue;
 mod reading;
+mod room;
 mod spawn;
 mod stdio;
 mod terminal;

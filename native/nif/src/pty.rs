@@ -1,6 +1,6 @@
 //! Makes pseudo-terminals (pty(7)). Size and echo are set before anything runs on one.
 
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 
 use rustix::fs::{Mode, OFlags, Uid};
 use rustix::io::Errno;
@@ -48,12 +48,6 @@ pub(crate) fn open(pty: &Pty, user: Option<u32>) -> Result<Ends, Errno> {
 pub(crate) fn set_size(terminal: impl std::os::fd::AsFd, rows: u16, cols: u16) -> Result<(), Errno> {
     let size = Winsize { ws_row: rows, ws_col: cols, ws_xpixel: 0, ws_ypixel: 0 };
     rustix::termios::tcsetwinsize(terminal, size)
-}
-
-/// Another fd for the same open file.
-pub(crate) fn duplicate(fd: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
-    const FIRST: i32 = 3;
-    rustix::io::fcntl_dupfd_cloexec(fd, FIRST)
 }
 
 #[cfg(target_os = "linux")]

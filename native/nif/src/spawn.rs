@@ -19,6 +19,7 @@ use crate::fork_server::ForkServer;
 use crate::limits::Limit;
 use crate::pipe::{Kind, Pipe};
 use crate::pty::{self, Pty};
+use crate::room::Room;
 use crate::stdio::{self, End, Target};
 use crate::users::{self, Identity};
 
@@ -96,11 +97,13 @@ pub(crate) fn spawn(
         .chain(ends.iter().filter_map(End::theirs))
         .chain(leader.as_ref().map(AsFd::as_fd))
         .collect();
+    let room =
+        Room::reserve(directory.as_fd()).map_err(|errno| Failure::At(Place::Shepherd(Stage::Fds), errno))?;
     let (shepherd, accepted) = fork_server.send_request(env, &frame, &fds)?;
 
     // What it has allocated for a larger one it would keep.
     let reusable = leader.is_none() && command.cgroup.is_none() && frame.len() <= LARGEST_REUSABLE;
-    let control = Control::new(shepherd, &frame[accepted..], nonce, reusable, fork_server.clone());
+    let control = Control::new(shepherd, &frame[accepted..], nonce, reusable, room, fork_server.clone());
     control.set_server(env, enif::self_pid(env));
     control.set_owner(env, owner);
     // The command's ends are closed by this: the shepherd has its own.
@@ -120,7 +123,8 @@ pub(crate) fn sweep(
     let nonce = nonce();
     let frame = Request::Sweep { cgroup: Box::new(group.into()), nonce }.encode();
     let (shepherd, accepted) = fork_server.send_request(env, &frame, &[])?;
-    let control = Control::new(shepherd, &frame[accepted..], nonce, false, fork_server.clone());
+    let control =
+        Control::new(shepherd, &frame[accepted..], nonce, false, Room::default(), fork_server.clone());
     control.set_server(env, enif::self_pid(env));
     control.set_keeper(env, enif::self_pid(env), [const { None }; 3]);
     Ok(control)
@@ -173,9 +177,9 @@ fn pipes(command: &Command<'_>) -> Result<[End; 3], Failure> {
 /// of the one open file, each with a resource of its own: so each can be closed alone, as with pipes.
 fn terminal(pty: &Pty, user: Option<u32>) -> Result<([End; 3], OwnedFd), Errno> {
     let pty::Ends { leader, follower } = pty::open(pty, user)?;
-    let theirs = pty::duplicate(follower.as_fd())?;
-    let input = End::Pipe { ours: pty::duplicate(leader.as_fd())?, theirs: follower };
-    let output = End::Pipe { ours: pty::duplicate(leader.as_fd())?, theirs };
+    let theirs = stdio::duplicate(follower.as_fd())?;
+    let input = End::Pipe { ours: stdio::duplicate(leader.as_fd())?, theirs: follower };
+    let output = End::Pipe { ours: stdio::duplicate(leader.as_fd())?, theirs };
     Ok(([input, output, End::Stdout], leader))
 }
 

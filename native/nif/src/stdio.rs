@@ -103,8 +103,8 @@ fn open(path: &Binary<'_>, how: OFlags) -> Result<OwnedFd, Errno> {
     Ok(file)
 }
 
-/// The VM's own fd, which may be closed: EBADF.
-fn duplicate(fd: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
+/// Of the VM's own, which may be closed: EBADF. Not as 0, 1 or 2, should those be.
+pub(crate) fn duplicate(fd: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
     const FIRST: i32 = 3;
     rustix::io::fcntl_dupfd_cloexec(fd, FIRST)
 }
