@@ -18,7 +18,8 @@ defmodule Bench.Case.Cat do
 
     %{
       title: "#{bytes} bytes through cat, in pieces of 64 KiB",
-      rounds: rounds,
+      # As in the case `stdout`.
+      rounds: 2 * rounds,
       unit: Rivals.megabytes_per_second(bytes),
       better: :more,
       notes: ["list: the caller writes; enumerable: a writer process does; Process: one writes, one reads"],

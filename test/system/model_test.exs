@@ -97,7 +97,7 @@ defmodule NetRunner.System.ModelTest do
       [^k, in_pipe] = puppet |> Puppet.answer() |> String.split(" ") |> Enum.map(&String.to_integer/1)
       taken = Proc.stats(puppet.p).bytes_in
       # More may have come between the count and the closing.
-      assert taken in (k + in_pipe)..min(n, k + @pipe), "#{n} #{k} #{in_pipe}: #{taken}"
+      assert taken in (k + in_pipe)..min(n, k + @pipe)//1, "#{n} #{k} #{in_pipe}: #{taken}"
       assert result == if(taken == n, do: :ok, else: {:error, :epipe})
       assert {:error, :epipe} = Proc.write(puppet.p, "x")
       assert Proc.stats(puppet.p).bytes_in == taken

@@ -12,9 +12,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 const INITIAL: usize = 64 * 1024;
 /// The default of `pipe-max-size`, above which only a privileged process can grow a pipe.
 const GROWN: usize = 1024 * 1024;
-/// A pipe is grown when so many reads in a row have found it full, or so many writes have left it full and had more
-/// than a grown one takes. (With less, a writer that is seldom told to wait only takes the processor from the reader.)
-const FULL: u8 = 3;
+/// A pipe is grown when so many reads in a row have found it full,
+const FULL_READS: u8 = 3;
+/// or when so many writes have had no room for all.
+const FULL_WRITES: u8 = 16;
 
 /// By how much the pipes of this VM have been grown.
 static TAKEN: AtomicUsize = AtomicUsize::new(0);
@@ -32,22 +33,31 @@ pub(crate) struct Growth {
 impl Growth {
     /// A read found so many bytes.
     pub(crate) fn read(&mut self, pipe: BorrowedFd<'_>, available: usize) {
-        self.observe(pipe, available >= INITIAL);
-    }
-
-    /// So many bytes had no room.
-    pub(crate) fn written(&mut self, pipe: BorrowedFd<'_>, left: usize) {
-        self.observe(pipe, left >= GROWN);
-    }
-
-    fn observe(&mut self, pipe: BorrowedFd<'_>, full: bool) {
-        if self.settled {
-            return;
+        if available < INITIAL {
+            self.full = 0;
+        } else {
+            self.found_full(pipe, FULL_READS);
         }
-        self.full = if full { self.full + 1 } else { 0 };
-        if self.full == FULL {
+    }
+
+    /// A write had no room for all. (One of as much as a pipe holds fits, and the next one finds it full.)
+    pub(crate) fn written(&mut self, pipe: BorrowedFd<'_>) {
+        self.found_full(pipe, FULL_WRITES);
+    }
+
+    fn found_full(&mut self, pipe: BorrowedFd<'_>, enough: u8) {
+        self.full = self.full.saturating_add(1);
+        if self.full >= enough && !self.settled {
             self.settled = true;
             self.grow(pipe);
+        }
+    }
+
+    /// Before our end is closed: the command may have the other one for long, and the kernel counts the pages as long. Where
+    /// more is in the pipe than it held at first, the share is kept as long as the pipe's resource.
+    pub(crate) fn shrink(&mut self, pipe: BorrowedFd<'_>) {
+        if self.share > 0 && set_size(pipe, INITIAL) {
+            TAKEN.fetch_sub(std::mem::take(&mut self.share), Ordering::Relaxed);
         }
     }
 

@@ -242,8 +242,8 @@ impl Handle<Pipe> {
         let progress = match &mut state.kind {
             Kind::Pipe => {
                 let progress = write_list(env, fd.as_fd(), iovec)?;
-                if let Stop::Full(left) = progress.stop {
-                    state.growth.written(fd.as_fd(), left);
+                if matches!(progress.stop, Stop::Full) {
+                    state.growth.written(fd.as_fd());
                 }
                 progress
             }
@@ -261,7 +261,7 @@ impl Handle<Pipe> {
                 state.writers.enter(env, self, me);
                 Write::Again(progress.rest)
             }
-            Stop::Full(_) => {
+            Stop::Full => {
                 state.writers.enter(env, self, me);
                 Write::Wait(progress.rest)
             }
@@ -304,8 +304,9 @@ impl Handle<Pipe> {
             if written < bytes.len() && state.writers.enter(env, self, me) {
                 return EndInput::Wait;
             }
-            state.end = Some(End::Error(atoms::closed()));
         }
+        // Also where it was closed before, since nobody read any more.
+        state.end = Some(End::Error(atoms::closed()));
         drop(guard);
         self.close(env, atoms::closed());
         EndInput::Done
@@ -374,7 +375,7 @@ impl Handle<Pipe> {
             return;
         };
         state.end = Some(End::Error(reason));
-        state.growth = Growth::default();
+        state.growth.shrink(fd.as_fd());
         state.unread = Vec::new();
         state.readers.wake_all(env, self, &fd);
         state.writers.wake_all(env, self, &fd);

@@ -19,8 +19,8 @@ const TERMINAL_WRITE: usize = 8192;
 
 pub(crate) enum Stop {
     Done,
-    /// The pipe is full, and so many bytes, or more, are left.
-    Full(usize),
+    /// There is no room for the rest.
+    Full,
     /// Enough for one call.
     Slice,
     LineTooLong,
@@ -51,12 +51,12 @@ pub(crate) fn write_list<'a>(env: Env<'a>, fd: BorrowedFd<'_>, list: Term<'a>) -
                 bytes += written;
                 rest = unwritten(env, &segments, written, behind)?;
                 match written < length {
-                    true => Some(Stop::Full(length - written)),
+                    true => Some(Stop::Full),
                     false if bytes >= WRITE_SLICE => Some(Stop::Slice),
                     false => None,
                 }
             }
-            Err(Errno::AGAIN) => Some(Stop::Full(length)),
+            Err(Errno::AGAIN) => Some(Stop::Full),
             Err(errno) => Some(Stop::Error(errno)),
         };
         match stop {
@@ -122,7 +122,7 @@ pub(crate) fn write_terminal<'a>(
         bytes += written;
         rest = unwritten(env, &segments, written, behind)?;
         if written < admitted {
-            return Some(Progress { bytes, stop: Stop::Full(admitted - written), rest });
+            return Some(Progress { bytes, stop: Stop::Full, rest });
         }
     }
     Some(Progress { bytes, stop: Stop::Done, rest })
