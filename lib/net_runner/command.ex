@@ -96,7 +96,7 @@ defmodule NetRunner.Command do
   def extend(%__MODULE__{} = command, args_or_opts) do
     if Keyword.keyword?(args_or_opts) do
       {more, opts} = Keyword.pop(args_or_opts, :args, [])
-      %{append(command, more) | opts: Keyword.merge(command.opts, opts)}
+      %{append(command, more) | opts: Keyword.merge(options!(command.opts), opts)}
     else
       append(command, args_or_opts)
     end
@@ -141,11 +141,14 @@ defmodule NetRunner.Command do
   """
   @spec prepare([binary()] | t(), keyword()) :: {:ok, t()} | {:error, invalid()}
   def prepare(cmd, opts) do
-    if not Keyword.keyword?(opts) do
-      raise ArgumentError, "invalid options.\nExpected: a keyword list\nGot: #{inspect(opts)}"
-    end
-
+    opts = options!(opts)
     with {:ok, command} <- to_command(cmd), do: command |> extend(opts) |> validate()
+  end
+
+  defp options!(opts) do
+    if Keyword.keyword?(opts),
+      do: opts,
+      else: raise(ArgumentError, "invalid options.\nExpected: a keyword list\nGot: #{inspect(opts)}")
   end
 
   defp validate_executable(""), do: {:error, {:invalid_cmd, :empty_executable}}

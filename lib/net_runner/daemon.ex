@@ -33,10 +33,10 @@ defmodule NetRunner.Daemon do
 
   ## Output
 
-  `:on_output` gets stdout and, but for a function of one argument and `:discard`, stderr (`stderr: :pipe`,
-  unless another is given). It runs in a process of its own. While it is busy nothing is read: the command
-  waits when the pipe is full, and no memory fills. When the command has exited, all that it has written
-  is delivered before the daemon ends.
+  `:on_output` gets stdout and, but for a function of one argument and `:discard`, stderr (`stderr: :pipe`, unless
+  another is given). A regular expression as `:ready` is looked for in what it gets, and with `:discard` in stderr, too.
+  It runs in a process of its own. While it is busy nothing is read: the command waits when the pipe is full, and no
+  memory fills. When the command has exited, all that it has written is delivered before the daemon ends.
 
   With `:log` each line is one message of `Logger`, a last one without newline too. The metadata are `:os_pid`,
   `:command`, `:stream` (`:stdout` or `:stderr`) and those of `:log_metadata`. A line of more than 65,536 bytes is cut there, which its
@@ -97,7 +97,7 @@ defmodule NetRunner.Daemon do
   def start_link(opts) do
     {command, options} = options!(opts)
 
-    with {:ok, command} <- Command.prepare(command, []) do
+    with {:ok, command} <- command, {:ok, command} <- Command.validate(command) do
       name = if options.name, do: [name: options.name], else: []
       GenServer.start_link(__MODULE__, {%{command | opts: []}, options}, name)
     end
@@ -107,19 +107,24 @@ defmodule NetRunner.Daemon do
   defp options!(opts) do
     if not Keyword.keyword?(opts), do: raise(ArgumentError, "Expected: a keyword list\nGot: #{inspect(opts)}")
     {cmd, opts} = Keyword.pop(opts, :cmd)
-    {args, opts} = Keyword.pop(opts, :args, [])
-    command = command!(cmd, args)
-    {command, Options.new(:daemon, Keyword.merge(command.opts, opts))}
+
+    case command!(cmd) do
+      {:ok, command} ->
+        command = Command.extend(command, opts)
+        {{:ok, command}, Options.new(:daemon, command.opts)}
+
+      invalid ->
+        {invalid, Options.new(:daemon, Keyword.delete(opts, :args))}
+    end
   end
 
-  defp command!(nil, _args) do
+  defp command!(nil) do
     raise ArgumentError,
           "a daemon needs a command.\nExpected: cmd: an executable, a list or a NetRunner.Command\nGot: nothing"
   end
 
-  defp command!(%Command{} = command, args), do: %{command | args: command.args ++ args}
-  defp command!([executable | own], args), do: Command.new(executable, own ++ args)
-  defp command!(executable, args), do: Command.new(executable, args)
+  defp command!(executable) when is_binary(executable), do: {:ok, Command.new(executable)}
+  defp command!(cmd), do: Command.to_command(cmd)
 
   # -- what can be asked, in the caller's own process --------------------------------------------------
 

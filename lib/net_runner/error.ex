@@ -8,7 +8,7 @@ defmodule NetRunner.Error do
   | field | |
   | --- | --- |
   | `reason` | see `t:reason/0` |
-  | `command` | the `NetRunner.Command`, or `nil` |
+  | `command` | the `NetRunner.Command`, without its `:input`, `:into` and `:env`, or `nil` |
   | `status` | the exit status, `nil` if it has not exited by itself |
   | `stderr` | the end of what it wrote to stderr, `""` where that was not kept |
   | `path` | the `PATH` that an executable was looked up in, `nil` if it has none |
@@ -366,8 +366,8 @@ defmodule NetRunner.Error do
     do: ": it is no program for this machine (enoexec); was it cut short, or built for another one?"
 
   defp fork_server_text(:eof) do
-    ": it ended before it was ready; was it killed, cut short, kept from something by a sandbox, or short of file " <>
-      "descriptors or memory?"
+    ": it ended before it was ready, or hung and was killed; was it stopped, cut short, kept from something by a " <>
+      "sandbox, or short of file descriptors or memory?"
   end
 
   defp fork_server_text(posix), do: ", or hand it a socket: #{posix_text(posix)}#{hint_text(posix)}"

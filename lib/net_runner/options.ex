@@ -8,6 +8,7 @@ defmodule NetRunner.Options do
   # documentation. To add an option, add an entry. `types` says in which functions the option is valid, and of
   # which type it is there.
 
+  alias NetRunner.Command
   alias NetRunner.Options.Type
 
   # Milliseconds travel as 32 bits to the shepherd, and `receive` takes no more either.
@@ -241,7 +242,8 @@ defmodule NetRunner.Options do
       default: nil,
       doc:
         "when the command is ready: a function as for `:wait_for`; `{:tcp, host, port}`, when a connection to it " <>
-          "is accepted; a regular expression, when the output, of which the last 64 KiB are looked at, matches it"
+          "is accepted; a regular expression, when the output, of which the last 64 KiB are looked at, matches it (stderr " <>
+          "too, unless it goes elsewhere than to `:on_output`)"
     ],
     ready_timeout: [
       types: %{daemon: @ms_or_infinity},
@@ -367,9 +369,30 @@ defmodule NetRunner.Options do
     |> check_combinations!(function, opts)
   end
 
-  # Who is told which of the two it is, or writes a log, wants both.
+  @doc """
+  The options of a command, and the command without those that are data or may hold secrets: what is left of it is
+  put into errors, which are copied, kept and logged.
+
+      iex> command = NetRunner.Command.new("cat", [], cd: "/", input: "secret")
+      iex> {command, options} = NetRunner.Options.split(:run, command)
+      iex> {command.opts, options.input, options.cd}
+      {[cd: "/"], "secret", "/"}
+  """
+  @spec split(function_name(), Command.t()) :: {Command.t(), t()}
+  def split(function, command),
+    do: {%{command | opts: without_data(command.opts)}, new(function, command.opts)}
+
+  @doc false
+  @spec without_data(keyword()) :: keyword()
+  def without_data(opts), do: Keyword.drop(opts, [:input, :into, :env])
+
+  # Who is told which of the two it is, or writes a log, wants both. Many servers say on stderr that they are ready.
   defp default_stderr(%{on_output: on_output} = options, :daemon, opts) do
-    wants_both? = on_output == :log or is_function(on_output, 2) or is_tuple(on_output)
+    wants_both? =
+      on_output == :log or is_function(on_output, 2) or is_tuple(on_output) or
+        (on_output == :discard and is_struct(options.ready, Regex) and
+           not Keyword.has_key?(opts, :stderr_tail_bytes))
+
     if wants_both? and not Keyword.has_key?(opts, :stderr), do: %{options | stderr: :pipe}, else: options
   end
 
@@ -451,7 +474,7 @@ defmodule NetRunner.Options do
       if condition and Keyword.has_key?(opts, name) do
         raise ArgumentError,
               "the option #{inspect(name)} of #{@titles[function]} means nothing here: #{reason}.\n" <>
-                "Expected: it to be left out, or other options\nGot: #{inspect(opts)}"
+                "Expected: it to be left out, or other options\nGot: #{inspect(without_data(opts))}"
       end
     end)
 

@@ -66,7 +66,17 @@ defmodule NetRunner.Pipe do
 
   @doc "Writes all; returns when every byte is in the pipe."
   @spec write(Nif.pipe(), iodata()) :: :ok | {:error, atom()}
-  def write(pipe, data), do: write_iovec(pipe, :erlang.iolist_to_iovec(data))
+  def write(pipe, data), do: write_iovec(pipe, iovec(data))
+
+  defp iovec(data) do
+    :erlang.iolist_to_iovec(data)
+  rescue
+    ArgumentError ->
+      reraise ArgumentError,
+              "not something that can be written to a command, by :input or write.\n" <>
+                "Expected: iodata: a binary, or a list of binaries, bytes and such lists\nGot: #{inspect(data)}",
+              __STACKTRACE__
+  end
 
   defp write_iovec(pipe, iovec) do
     case Nif.write(pipe, iovec) do

@@ -88,7 +88,7 @@ defmodule NetRunner.Process do
 
   defp start_server(executable, args, opts, link?) do
     with {:ok, command} <- prepare(executable, args, opts) do
-      options = Options.new(:process, command.opts)
+      {command, options} = Options.split(:process, command)
 
       start = %{
         command: command,

@@ -58,7 +58,8 @@ defmodule NetRunner.Pump do
     with {:ok, input, source} <- Input.prepare(input(options)) do
       start = %{
         command: command,
-        options: options,
+        # For its server: data would be copied.
+        options: %{options | input: nil, into: nil},
         stdin: if(options.input == nil, do: :null, else: :pipe),
         start_awaited: false,
         link: false,

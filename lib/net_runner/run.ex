@@ -19,11 +19,8 @@ defmodule NetRunner.Run do
           {Collectable.t(), 0..255} | {Collectable.t(), 0..255, binary()} | {:error, Error.reason()}
   def run(cmd, opts) do
     with {:ok, command} <- Command.prepare(cmd, opts),
-         do: run_prepared(command, Options.new(:run, command.opts))
-  end
-
-  defp run_prepared(command, options) do
-    with {:ok, {stdout, stderr, report, cut_short}} <- execute(command, options) do
+         {command, options} = Options.split(:run, command),
+         {:ok, {stdout, stderr, report, cut_short}} <- execute(command, options) do
       case {cut_short, options.stderr} do
         {nil, :capture} -> {stdout, report.stats.exit_status, stderr}
         {nil, _elsewhere} -> {stdout, report.stats.exit_status}
@@ -39,31 +36,49 @@ defmodule NetRunner.Run do
 
   @spec run!(cmd(), keyword()) :: Collectable.t()
   def run!(cmd, opts) do
-    with {:ok, command} <- Command.prepare(cmd, opts),
-         options = Options.new(:run, command.opts),
-         {:ok, {stdout, stderr, report, nil}} <- execute(command, options) do
-      if Options.success?(options, report.stats.exit_status) do
-        stdout
-      else
-        raise exit_error(command, options, report, stderr)
-      end
-    else
+    case Command.prepare(cmd, opts) do
+      {:ok, command} ->
+        {command, options} = Options.split(:run, command)
+        stdout!(execute(command, options), command, options)
+
       {:error, reason} ->
-        raise error(reason, cmd, opts)
-
-      {:ok, {stdout, stderr, report, :max_output_exceeded}} ->
-        reason = {:max_output_exceeded, partial(stdout, stderr)}
-        raise %{error(reason, cmd, opts) | stderr: report.stderr_tail}
-
-      {:ok, {_stdout, _stderr, report, time_limit}} ->
-        raise %{error(time_limit, cmd, opts) | stderr: report.stderr_tail}
+        raise %Error{reason: reason, command: impossible(cmd, opts)}
     end
   end
+
+  # As far as it is one.
+  defp impossible(cmd, opts) do
+    case Command.to_command(cmd) do
+      {:ok, command} ->
+        command = Command.extend(command, opts)
+        %{command | opts: Options.without_data(command.opts)}
+
+      {:error, _invalid} ->
+        nil
+    end
+  end
+
+  defp stdout!({:ok, {stdout, stderr, report, nil}}, command, options) do
+    if Options.success?(options, report.stats.exit_status) do
+      stdout
+    else
+      raise exit_error(command, options, report, stderr)
+    end
+  end
+
+  defp stdout!({:ok, {stdout, stderr, report, cut_short}}, command, options) do
+    reason =
+      if cut_short == :max_output_exceeded, do: {cut_short, partial(stdout, stderr)}, else: cut_short
+
+    raise %{error(reason, command, options) | stderr: report.stderr_tail}
+  end
+
+  defp stdout!({:error, reason}, command, options), do: raise(error(reason, command, options))
 
   @spec capture(cmd(), keyword()) :: {:ok, Result.t()} | {:error, Error.reason()}
   def capture(cmd, opts) do
     with {:ok, command} <- Command.prepare(cmd, opts),
-         options = Options.new(:capture, command.opts),
+         {command, options} = Options.split(:capture, command),
          {:ok, {stdout, stderr, report, cut_short}} <- execute(command, options) do
       stderr = if options.stderr == :capture, do: stderr, else: report.stderr_tail
       {:ok, {_how, rusage}} = report.outcome
@@ -80,22 +95,13 @@ defmodule NetRunner.Run do
   # -- errors that are raised --------------------------------------------------------------------------
 
   @doc "The error of a command that could not be run, with what helps to understand it."
-  @spec error(Error.reason(), cmd(), keyword()) :: Error.t()
-  def error(reason, cmd, opts) do
-    command =
-      case Command.to_command(cmd) do
-        {:ok, command} -> Command.extend(command, opts)
-        {:error, _invalid} -> nil
-      end
-
-    %Error{reason: reason, command: command, path: path(reason, command)}
+  @spec error(Error.reason(), Command.t(), Options.t()) :: Error.t()
+  def error(reason, command, options) do
+    %Error{reason: reason, command: command, path: path(reason, options)}
   end
 
-  defp path({:exec, :enoent}, %Command{opts: opts}) do
-    Options.new(:run, Keyword.take(opts, [:env])).env |> Environment.block() |> Environment.variable("PATH")
-  end
-
-  defp path(_reason, _command), do: nil
+  defp path({:exec, :enoent}, options), do: options.env |> Environment.block() |> Environment.variable("PATH")
+  defp path(_reason, _options), do: nil
 
   defp exit_error(command, options, report, stderr) do
     {:ok, {how, _rusage}} = report.outcome

@@ -24,7 +24,8 @@ defmodule NetRunner.Stream do
     {cmd, opts} = command_and_options(args)
 
     with {:ok, command} <- Command.prepare(cmd, opts) do
-      {:ok, %Stream{command: command, options: Options.new(:stream, command.opts), raise?: raise?}}
+      {command, options} = Options.split(:stream, command)
+      {:ok, %Stream{command: command, options: options, raise?: raise?}}
     end
   end
 
@@ -83,7 +84,7 @@ defmodule NetRunner.Stream do
   def start(%Stream{command: command, options: options}) do
     case Pump.open(command, %{options | owner: self()}) do
       {:ok, pump} -> {:reading, pump, options.lines && %{}, Tail.new(options.stderr_tail_bytes)}
-      {:error, reason} -> raise Run.error(reason, command, [])
+      {:error, reason} -> raise Run.error(reason, command, options)
     end
   end
 
@@ -97,11 +98,11 @@ defmodule NetRunner.Stream do
 
       {:timeout, name, pump} ->
         Pump.halt(pump)
-        raise Run.error(name, stream.command, [])
+        raise Run.error(name, stream.command, stream.options)
 
       {:error, {:input, _posix} = reason, pump} ->
         Pump.halt(pump)
-        raise Run.error(reason, stream.command, [])
+        raise Run.error(reason, stream.command, stream.options)
 
       # What an error means, the end tells.
       {:error, _reason, pump} ->
@@ -140,13 +141,13 @@ defmodule NetRunner.Stream do
         {last ++ exit, {:ended, report}}
 
       {:ok, %{outcome: {:ok, _exit}}, time_limit} ->
-        raise Run.error(time_limit, stream.command, [])
+        raise Run.error(time_limit, stream.command, stream.options)
 
       {:ok, %{outcome: {:error, reason}}, _time_limit} ->
-        raise Run.error(reason, stream.command, [])
+        raise Run.error(reason, stream.command, stream.options)
 
       {:error, :closed} ->
-        raise Run.error(:closed, stream.command, [])
+        raise Run.error(:closed, stream.command, stream.options)
     end
   end
 

@@ -67,26 +67,37 @@ defmodule NetRunner.Writer do
         # It was killed, which its command's server has noticed.
         {:DOWN, ^monitor, :process, _writer, _reason} -> :ok
       after
-        @grace ->
-          Process.exit(writer, :kill)
-
-          receive do
-            {:DOWN, ^monitor, :process, _writer, {:shutdown, outcome}} -> outcome
-            {:DOWN, ^monitor, :process, _writer, _reason} -> :ok
-          end
+        @grace -> kill(writer, monitor)
       end
 
     await_owned(writer)
     outcome
   end
 
-  # The commands that a dead process owned, and those of their writers.
+  @doc "Ends the writer of a caller who is dead. Returns when the commands that it owned are gone."
+  @spec abandon(pid()) :: :ok
+  def abandon(writer) do
+    kill(writer, Process.monitor(writer))
+    await_owned(writer)
+  end
+
+  defp kill(writer, monitor) do
+    Process.exit(writer, :kill)
+
+    receive do
+      {:DOWN, ^monitor, :process, _writer, {:shutdown, outcome}} -> outcome
+      {:DOWN, ^monitor, :process, _writer, _reason} -> :ok
+    end
+  end
+
+  # The commands that a dead process owned, and those of their writers: a server awaits them before its row goes
+  # (NetRunner.Process.Effects), but not one that was killed.
   defp await_owned(owner) do
-    for server <- Table.owned_by(owner) do
+    Enum.each(Table.owned_by(owner), fn server ->
       writer = Table.writer(server)
       Watcher.await_gone(server)
       with {:ok, writer} when writer != nil <- writer, do: await_owned(writer)
-    end
+    end)
   end
 
   # -- in the writer's process -------------------------------------------------------------------------

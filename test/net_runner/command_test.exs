@@ -17,6 +17,17 @@ defmodule NetRunner.CommandTest do
     defcommand :whoami, "echo", [to_string(Process.get(:user))]
   end
 
+  test "options that are none are an ArgumentError, wherever they come from" do
+    for call <- [
+          fn -> NetRunner.run(Command.new("true", [], "x")) end,
+          fn -> NetRunner.stream!(Command.new("true", [], %{}), []) end,
+          fn -> NetRunner.Daemon.child_spec(cmd: Command.new("true", [], [1])) end,
+          fn -> NetRunner.run(["true"], "x") end
+        ] do
+      assert_raise ArgumentError, ~r/^invalid options\.\nExpected: a keyword list\nGot: /, call
+    end
+  end
+
   describe "to_command/1" do
     test "takes a list or a command" do
       assert Command.to_command(["ls", "-l"]) == {:ok, %Command{executable: "ls", args: ["-l"], opts: []}}

@@ -56,8 +56,14 @@ defmodule NetRunner.DaemonTest do
     test "what cannot start is a value, and no exit signal comes" do
       assert Daemon.start_link(cmd: "/nonexistent") == {:error, {:exec, :enoent}}
       assert Daemon.start_link(cmd: ["true"], cd: "/nonexistent") == {:error, {:cd, :enoent}}
-      assert {:error, {:invalid_cmd, _why}} = Daemon.start_link(cmd: [])
-      assert {:error, {:invalid_args, _why}} = Daemon.start_link(cmd: "true", args: [1])
+      assert Daemon.start_link(cmd: []) == {:error, {:invalid_cmd, :empty}}
+      assert Daemon.start_link(cmd: :ls) == {:error, {:invalid_cmd, :not_a_list}}
+      assert Daemon.start_link(cmd: "true", args: [1]) == {:error, {:invalid_args, :not_a_binary}}
+
+      for cmd <- ["true", ["true"], ["true" | "x"], NetRunner.Command.new("true", "x")] do
+        assert Daemon.start_link(cmd: cmd, args: "x") == {:error, {:invalid_args, :not_a_list}}
+      end
+
       assert_mailbox_has_only_normal_exits()
     end
 
@@ -292,6 +298,13 @@ defmodule NetRunner.DaemonTest do
   end
 
   describe "ready" do
+    test "a regular expression is looked for in stderr, too, whatever becomes of output" do
+      for opts <- [[], [on_output: :discard], [stdout: :disabled], [on_output: fn _stream, _chunk -> :ok end]] do
+        opts = [cmd: sh("echo here I am >&2; exec sleep 60"), ready: ~r/I am/] ++ opts
+        assert Daemon.stop(start!(opts)) == :ok
+      end
+    end
+
     test "a regular expression, across chunks, on stdout or stderr" do
       for to <- ["", ">&2"] do
         daemon =

@@ -205,6 +205,8 @@ defmodule NetRunner.ProcessTest do
       {:ok, server} = Proc.start("true")
       {:ok, 0} = Proc.await_exit(server)
       assert Proc.write(server, "x") == {:error, :epipe}
+      assert Proc.close_stdin(server) == :ok
+      assert Proc.write(server, "x") == {:error, :closed}
       {:ok, server} = Proc.start("sh", ["-c", "exec <&-; echo; sleep 60"])
       {:ok, "\n"} = Proc.read(server)
       assert Proc.write(server, "x") == {:error, :epipe}

@@ -69,6 +69,28 @@ defmodule NetRunner.RunTest do
 
       assert %{reason: {:signal, :sigterm}, status: 143, stderr: "oops\n"} = error
 
+      # It is kept, copied and logged.
+      secret = [input: "sesame", env: %{"TOKEN" => "sesame"}, cd: "/"]
+
+      for raises <- [
+            fn -> NetRunner.run!(["false"], [into: MapSet.new(["sesame"])] ++ secret) end,
+            fn -> NetRunner.run!(["nope"], secret) end,
+            fn -> NetRunner.run!([""], secret) end,
+            fn -> NetRunner.stream!(["nope"], secret) |> Stream.run() end,
+            fn -> NetRunner.stream!(["false"], secret) |> Stream.run() end
+          ] do
+        error = catch_error(raises.())
+        assert error.command.opts == [cd: "/"]
+        refute inspect(error) =~ "sesame"
+      end
+
+      error =
+        assert_raise ArgumentError, fn ->
+          NetRunner.run!(["true"], [stdout: :disabled, max_output_size: 5] ++ secret)
+        end
+
+      assert error.message =~ ~s(Got: [stdout: :disabled, max_output_size: 5, cd: "/"])
+
       error = assert_raise NetRunner.Error, fn -> NetRunner.run!(["nope"], env: %{"PATH" => "/bin"}) end
       assert %{reason: {:exec, :enoent}, path: "/bin", status: nil} = error
 
@@ -195,7 +217,10 @@ defmodule NetRunner.RunTest do
         assert error
         assert catch_throw(NetRunner.run(["cat"], input: raising.(fn -> throw(:ball) end))) == :ball
         assert catch_exit(NetRunner.run(["cat"], input: raising.(fn -> exit(:stage_left) end))) == :stage_left
-        assert_raise ArgumentError, fn -> NetRunner.run(["cat"], input: Stream.map([:no_iodata], & &1)) end
+        input = Stream.map([:no_iodata], & &1)
+        error = assert_raise ArgumentError, fn -> NetRunner.run(["cat"], input: input) end
+        assert error.message =~ "by :input or write.\nExpected: iodata"
+        assert error.message =~ "Got: :no_iodata"
         assert_raise ArgumentError, fn -> NetRunner.run(["cat"], input: [:no_iodata]) end
       end)
 

@@ -192,6 +192,42 @@ defmodule NetRunner.StreamTest do
     assert Enum.filter(OS.commands(), &(&1.name in ["yes", "cat"] and &1.os_pid not in before)) == []
   end
 
+  test "when a pipeline is halted nothing of it is left, however long it is" do
+    asleep = Stream.concat(["a"], Stream.map([:never], fn _ -> receive(do: (:never -> :ok)) end))
+    endless = Stream.repeatedly(fn -> String.duplicate("a", 10_000) end)
+
+    for input <- [asleep, endless], length <- [12, 100] do
+      pipeline = Enum.reduce(1..length, input, fn _, input -> NetRunner.stream!(input, ["cat"]) end)
+      assert ["a" <> _] = Enum.take(pipeline, 1)
+      assert NetRunner.list() == []
+    end
+  end
+
+  # What goes to another process is copied, and loses what its parts share.
+  test "a long pipeline costs no more for each of its commands than a short one" do
+    pipeline = fn length ->
+      Enum.reduce(1..length, ["abc"], fn _, input -> NetRunner.stream!(input, ["cat"]) end)
+    end
+
+    size = fn length -> :erts_debug.flat_size(pipeline.(length)) end
+    assert size.(40) <= 2 * size.(20)
+    assert Enum.join(pipeline.(40)) == "abc"
+  end
+
+  test "the server of a command gets no copy of the input, nor of what output is collected into" do
+    list = List.duplicate("a", 100_000)
+    size = 8 * :erts_debug.flat_size(list)
+
+    for opts <- [[input: list], [input: Stream.map(list, & &1)], [into: MapSet.new(1..100_000)]] do
+      task = Task.async(fn -> NetRunner.run(["sleep", "60"], opts) end)
+      command = fn -> Enum.find(NetRunner.list(), &(&1.owner == task.pid and &1.os_pid != nil)) end
+      OS.eventually(fn -> command.() end)
+      {:memory, memory} = Process.info(command.().server, :memory)
+      assert memory < size / 10
+      Task.shutdown(task, :brutal_kill)
+    end
+  end
+
   test "an exception of the input is raised in the consumer" do
     input = Stream.map(1..3, fn number -> if number == 3, do: raise("oops"), else: "x" end)
 

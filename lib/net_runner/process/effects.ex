@@ -5,7 +5,7 @@ defmodule NetRunner.Process.Effects do
   require Logger
 
   alias NetRunner.Cgroup.Sweep
-  alias NetRunner.{ForkServer, Nif, Stats, Table, Watcher}
+  alias NetRunner.{ForkServer, Nif, Stats, Table, Watcher, Writer}
   alias NetRunner.Process.{Drain, Server, State, Tail}
 
   @sigkill 9
@@ -148,8 +148,12 @@ defmodule NetRunner.Process.Effects do
   def release(data) do
     close_pipes(data)
     if data.control, do: Nif.control_close(data.control)
-    # The caller, who would have ended it, is dead.
-    with {writer, _monitor} when data.owner_down <- data.writer, do: Process.exit(writer, :kill)
+
+    # The caller, who would have ended it, is dead. Who waits for this command waits for those of its input as well.
+    with true <- data.owner_down,
+         {:ok, writer} when writer != nil <- Table.writer(self()),
+         do: Writer.abandon(writer)
+
     Table.delete(self())
   end
 

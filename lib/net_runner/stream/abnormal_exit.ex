@@ -7,7 +7,7 @@ defmodule NetRunner.Stream.AbnormalExit do
   | `status` | 0..255, or 128 + signal |
   | `signal` | the name of the signal that ended the command, `nil` if none did |
   | `stderr` | the end of what it wrote to stderr, `""` where that was not kept |
-  | `command` | the `NetRunner.Command` |
+  | `command` | the `NetRunner.Command`, without its `:input` and `:env` |
   """
 
   alias NetRunner.{Command, Error, Signal}
