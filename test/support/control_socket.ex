@@ -6,10 +6,10 @@ defmodule NetRunner.Test.ControlSocket do
   alias NetRunner.Process, as: Proc
   alias NetRunner.Test.OS
 
-  # How many fds `Started` has where there are pidfds.
+  # How many fds `Started` and `Forked` have where there are pidfds.
   @started_fds 1
 
-  @doc "How many fds a true `Started` comes with."
+  @doc "How many fds a true `Started` comes with, and a true `Forked`."
   def started_fds, do: @started_fds
 
   # -- frames ------------------------------------------------------------------------------------------
@@ -19,6 +19,12 @@ defmodule NetRunner.Test.ControlSocket do
   # VM → shepherd.
   def signal(number), do: frame(<<2, number::32-little>>)
   def stop, do: frame(<<3>>)
+
+  # root: the mount point. The parts lead from there to the directory of the leaf.
+  def sweep(root, parts, leaf) do
+    parts = [<<length(parts)::32-little>> | Enum.map(parts, &bytes/1)]
+    frame(IO.iodata_to_binary([<<4>>, bytes(root), parts, bytes(leaf), <<0::32-little>>, <<0::64-little>>]))
+  end
 
   # Shepherd → VM.
   def started(os_pid, fds \\ 0), do: frame(<<65, os_pid::32-little, fds>>)
@@ -32,7 +38,10 @@ defmodule NetRunner.Test.ControlSocket do
   def unkillable(os_pids \\ [4711]), do: frame([<<69>>, list(os_pids)] |> IO.iodata_to_binary())
   # Nobody can guess the nonce of a request.
   def done(nonce \\ 0), do: frame(<<70, nonce::64-little>>)
+  # The fork server's, which has said it when a command runs.
+  def forked(fds \\ 0), do: frame(<<71, fds>>)
 
+  defp bytes(bytes), do: <<byte_size(bytes)::32-little, bytes::binary>>
   defp list(numbers), do: [<<length(numbers)::32-little>> | for(one <- numbers, do: <<one::32-little>>)]
 
   @doc "What is no frame at all, by what is wrong with it."
@@ -57,12 +66,19 @@ defmodule NetRunner.Test.ControlSocket do
       exited(),
       unkillable(),
       cgroup(),
-      done()
+      done(),
+      forked(),
+      {forked(@started_fds), List.duplicate("pidfd=#{os_pid}", @started_fds)}
     ]
   end
 
-  @doc "One valid frame of each kind that the VM may send to a shepherd at work."
-  def requests, do: [stop() | for(number <- [1, 2, 9, 10, 15, 18, 19, 28], do: signal(number))]
+  @doc "One valid frame of each kind that the VM may send to a shepherd, but for a command."
+  def requests,
+    do: [
+      stop(),
+      sweep("/nonexistent", ["a"], "nr-abcdefghijkl2345")
+      | for(number <- [1, 2, 9, 10, 15, 18, 19, 28], do: signal(number))
+    ]
 
   # -- sockets -----------------------------------------------------------------------------------------
 

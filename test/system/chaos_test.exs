@@ -19,6 +19,7 @@ defmodule NetRunner.System.ChaosTest do
 
     IO.puts("\nchaos: #{rounds} rounds from seed #{seed}")
     if not Chaos.Kills.terminal?(), do: IO.puts("chaos: no Ctrl-C, for script(1) is not there")
+    if why = Cgroups.skip(), do: IO.puts("chaos: no command in a control group, for #{why}")
     results = Chaos.play(seed, rounds, mark)
     if soak?() or rounds > 100, do: IO.puts("\n" <> Chaos.summary(results))
 
@@ -36,6 +37,15 @@ defmodule NetRunner.System.ChaosTest do
     times = div(rounds, length(Chaos.Kills.kinds()))
     hit = Enum.frequencies(Enum.flat_map(results, & &1.hit))
     for {target, count} <- Enum.frequencies(Chaos.Kills.certain()), do: assert(hit[target] >= count * times)
+
+    # Two at the same instant: one may have ended by the death of the other, but not in all rounds.
+    pairs = Enum.filter(results, &(&1.kind == :two))
+    together = for pair <- pairs, Chaos.all_hit?(pair), do: Enum.sort(pair.targets)
+    IO.puts("chaos: of #{length(pairs)} pairs #{length(together)} were hit at the same instant")
+    if times > 0, do: assert(together != [])
+
+    if rounds >= Chaos.Kills.rounds_of_all(),
+      do: assert(Enum.map(Chaos.Kills.pairs(), &Enum.sort/1) -- together == [])
 
     # What the last VM has left there, it has left to the next command.
     if Cgroups.skip() == nil do
@@ -99,7 +109,8 @@ defmodule NetRunner.System.ChaosTest do
     }
 
     hops? = fn living -> Enum.any?(living, &(&1.mark != nil and &1.os_pid != &1.group)) end
-    %{plan | entries: [entry], moment: hops?}
+    # In this order: a fork server that sees the shepherd's death before its own ends what hops.
+    %{plan | entries: [entry], moment: hops?, targets: [:fork_server, :shepherd]}
   end
 
   # But zombies, which are init's.

@@ -52,6 +52,61 @@ defmodule NetRunner.System.EnduranceTest do
     assert last.atoms == first.atoms
   end
 
+  # Each of the four has 500 commands in the short run: that is 64 bytes for each of them.
+  @most_growth 32 * 1024
+
+  test "shepherds that have had many commands have the fds and the memory that they had after a few" do
+    per_slice = soak(2_000, 100_000)
+
+    victim =
+      Victim.start("""
+      # None of these is the last command of its shepherd. They take turns, four of them: 7 and 67 are no multiples.
+      one = fn
+        n when rem(n, 67) == 1 -> {"", 0} = NetRunner.run(["sh", "-c", "sleep 1000 & :"])
+        n when rem(n, 7) == 1 -> {"x", 0} = NetRunner.run(["cat"], input: "x")
+        n when rem(n, 7) == 2 -> {"", 3, "e\\n"} = NetRunner.run(["sh", "-c", "echo e >&2; exit 3"], stderr: :capture)
+        n when rem(n, 7) == 3 -> {"", 0} = NetRunner.run(["true"], cd: "/", env: %{"A" => String.duplicate("a", rem(n * 997, 30_000))})
+        n when rem(n, 7) == 4 -> {"", 137} = NetRunner.run(["sh", "-c", "kill -s KILL $$"])
+        _ -> {"", 0} = NetRunner.run(["true"])
+      end
+
+      for n <- [1_000, #{per_slice}] do
+        Enum.each(1..n, one)
+        say.(:rest)
+        wait.()
+      end
+      """)
+
+    [few, many] = for _ <- 1..2, do: look_at_shepherds(victim)
+    # On a busy machine another one may have been needed for a moment, and one of them ended instead.
+    lasting = for before <- few, now <- many, before.identity == now.identity, do: {before, now}
+    assert lasting != []
+
+    for {before, now} <- lasting do
+      assert now.fds == before.fds
+      assert now.anonymous - before.anonymous <= @most_growth
+      assert now.rss - before.rss <= 256 * 1024
+    end
+  end
+
+  defp look_at_shepherds(victim) do
+    :rest = Victim.term(victim, 1_800_000)
+
+    shepherds =
+      for {os_pid, _start} = identity <- Enum.sort(OS.idle_shepherds(OS.fork_server(victim.os_pid))) do
+        %{identity: identity, fds: OS.fds(os_pid), rss: OS.rss(os_pid), anonymous: anonymous(os_pid)}
+      end
+
+    Victim.tell(victim, "go on")
+    shepherds
+  end
+
+  # What is not of the program's file, which it shares with the others. Counted exactly, as VmRSS is not.
+  defp anonymous(os_pid) do
+    [_, kib] = Regex.run(~r/^Anonymous: +(\d+) kB$/m, File.read!("/proc/#{os_pid}/smaps_rollup"))
+    String.to_integer(kib) * 1024
+  end
+
   # At rest: what shepherds are still to be forked ahead is there, what has ended is reaped.
   defp look(victim) do
     inside = Victim.term(victim, 1_800_000)

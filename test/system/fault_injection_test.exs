@@ -80,6 +80,7 @@ defmodule NetRunner.System.FaultInjectionTest do
     "fcntl" => ~w(einval),
     "open" => ~w(emfile enfile enomem),
     "openat" => ~w(emfile enfile enomem),
+    "pidfd_open" => ~w(emfile enosys),
     "pidfd_send_signal" => ~w(eperm),
     "pipe2" => ~w(emfile enfile),
     "recvmsg" => ~w(eintr enomem),
@@ -203,6 +204,7 @@ defmodule NetRunner.System.FaultInjectionTest do
           {:input, "sendmsg", "etoomanyrefs", {:send, :etoomanyrefs}},
           {:fork_server, "clone,clone3,vfork", "eagain", {:fork_server, :eagain}},
           {:fork_server, "clone,clone3,vfork", "enomem", {:fork_server, :enomem}},
+          {:fork_server, "pidfd_open", "emfile", {:fork_server, :emfile}},
           {:fork_server, "socketpair", "enfile", {:socket, :enfile}}
         ] do
       assert_lasting(play(victim, "#{use} #{names} #{errno}"), reason)

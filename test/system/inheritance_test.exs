@@ -7,9 +7,10 @@ defmodule NetRunner.System.InheritanceTest do
     test "0, 1, 2 and no other, in every arrangement of them" do
       for options <- [[], [stderr: :pipe], [stderr: :redirect], [stderr: :disabled], [stdout: :disabled]] do
         {:ok, p} = Proc.start("cat", [], options)
-        # Its loader opens libraries at first.
-        OS.eventually(fn -> match?([{0, _}, {1, _}, {2, _}], OS.fds(Proc.os_pid(p))) end)
-        [{0, stdin}, {1, stdout}, {2, stderr}] = OS.fds(Proc.os_pid(p))
+        # It opens libraries and its locale at first; then it waits for input.
+        os_pid = Proc.os_pid(p)
+        OS.eventually(fn -> OS.state(os_pid) == "S" and length(OS.fds(os_pid)) == 3 end)
+        assert [{0, stdin}, {1, stdout}, {2, stderr}] = OS.fds(os_pid)
         assert stdin =~ "pipe:"
         assert stdout =~ if(options[:stdout] == :disabled, do: ~r{^/dev/null$}, else: ~r/pipe:/)
 

@@ -161,6 +161,23 @@ defmodule NetRunner.System.OddHomesTest do
       assert_nothing_survives(victim, [:proc], &OddHome.tree/1)
     end
 
+    # The umask of a process is nowhere else to be read.
+    test "is not there, and the VM has another umask: commands run with 022, or with what the option says" do
+      for {proc, umask} <- [{"while umount -l /proc 2>/dev/null; do :; done", "0022"}, {"true", "0077"}] do
+        shell = ~s(umask 077; exec unshare --mount sh -c '#{proc} && exec "$0" "$@"' "$0" "$@")
+
+        victim =
+          OddHome.start(shell, """
+          for options <- [[], [umask: 0o027], []], do: answer.(NetRunner.run(["sh", "-c", "umask"], options))
+          """)
+
+        assert {{text, 0}, _log} = OddHome.answer(victim)
+        assert text == umask <> "\n"
+        assert OddHome.term(victim) == {"0027\n", 0}
+        assert OddHome.term(victim) == {umask <> "\n", 0}
+      end
+    end
+
     @tag skip: @namespaces || Skip.unless_other_user()
     test "hides the processes of others (hidepid=2) from a user without privileges, who has no name and no home" do
       hide = "mount -t proc -o hidepid=2 proc /proc"
@@ -210,6 +227,55 @@ defmodule NetRunner.System.OddHomesTest do
 
       assert answers |> Enum.flat_map(&elem(&1, 1)) |> Enum.count(&(&1 =~ "{:dev_null, :enodev}")) == 1
     end
+  end
+
+  describe "a limit of a million file descriptors" do
+    # Who may not raise the limit so far tries it with what there is.
+    @set_limit "ulimit -n 1048576 2>/dev/null || ulimit -n $(ulimit -H -n)"
+    @limit System.cmd("sh", ["-c", @set_limit <> "; ulimit -n"])
+           |> elem(0)
+           |> String.trim()
+           |> String.to_integer()
+    if @limit < 1_048_576,
+      do: IO.puts("odd homes: no more than #{@limit} file descriptors are to be had, no million")
+
+    # Open without close-on-exec, as dup2(2) makes them: one that is low, and the highest that there is.
+    @inherited [99, @limit - 1]
+    @open "use POSIX; POSIX::dup2(0, $_) for #{Enum.join(@inherited, ", ")}; exec @ARGV"
+
+    for {what, without} <- [
+          {"where close_range(2) is there", ~s(exec "$0" "$@")},
+          {"where it is refused, and /proc says what is open", OddHome.without(["close_range"], "EPERM")}
+        ] do
+      test "#{what}: neither helpers nor commands have what the VM was started with" do
+        shell = ~s({ #{@set_limit}; } && exec perl -e '#{@open}' sh -c '#{unquote(without)}' "$0" "$@")
+
+        victim =
+          OddHome.start(shell, """
+          answer.(NetRunner.run(["sh", "-c", "ulimit -n"]))
+          {:ok, p} = Proc.start("cat", [])
+          answer.(Proc.os_pid(p))
+          wait.()
+          """)
+
+        assert OddHome.term(victim) == {"#{@limit}\n", 0}
+        command = OddHome.term(victim)
+        assert @inherited -- numbers(victim.os_pid) == []
+        # Its loader opens libraries at first.
+        OS.eventually(fn -> numbers(command) == [0, 1, 2] end)
+
+        fork_server = OS.fork_server(victim.os_pid)
+        helpers = [fork_server | Enum.map(OS.children(fork_server), & &1.os_pid)]
+        assert OS.shepherd(command) in helpers
+        # One that has just been forked has not closed it yet.
+        for os_pid <- helpers, do: OS.eventually(fn -> Enum.all?(OS.fds(os_pid), &own?/1) end)
+      end
+    end
+
+    defp numbers(os_pid), do: for({fd, _target} <- OS.fds(os_pid), do: fd)
+
+    # What a fork server and a shepherd have.
+    defp own?({_fd, target}), do: target == "/dev/null" or target =~ ~r/^socket:/
   end
 
   # The VM runs @fates.

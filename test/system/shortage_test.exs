@@ -58,6 +58,109 @@ defmodule NetRunner.System.ShortageTest do
       end
     end
 
+    # What it says, the socket being its standard input, and whether that is all.
+    @never_ready [
+      {"exec sleep 1000", :hangs},
+      {"kill -STOP $$; exec '#{Faults.shepherd()}' \"$@\"", :hangs},
+      {"printf p >&0; exec sleep 1000", :hangs},
+      {"echo hello >&0; exec sleep 1000", :wrong},
+      {"printf R >&0; exec sleep 1000", :wrong},
+      {"exec sleep 1000 <&-", :wrong}
+    ]
+
+    test "silent, stopped, saying what it must not, ready without its fds: an error, and it is killed" do
+      directory = tmp_dir()
+      path = Path.join(directory, "net_runner/priv/shepherd")
+      started = Path.join(directory, "started")
+      flags = Faults.install(directory, &File.cp!(Faults.shepherd(), &1))
+
+      victim =
+        Victim.start(
+          """
+          #{count()}
+          again = fn again ->
+            NetRunner.Test.OS.eventually(fn -> NetRunner.ForkServer.lacks() != :error end)
+            before = count.()
+            {:ok, {:running, ready}} = NetRunner.Table.fork_server()
+            "never ready\n" = IO.gets("")
+            NetRunner.ForkServer.unresponsive(ready)
+            :sys.get_state(NetRunner.ForkServer)
+            runs = for _ <- 1..2, do: Task.async(fn -> NetRunner.run(["true"]) end)
+            say.(:asked)
+            # What the first command does that has waited for so long.
+            with "too long\n" <- IO.gets(""),
+                 {:ok, {:running, hung}} <- NetRunner.Table.fork_server(),
+                 do: NetRunner.ForkServer.unresponsive(hung)
+            say.(Task.await_many(runs, 60_000))
+            "ready\n" = IO.gets("")
+            say.({NetRunner.run(["echo", "x"]), same.(before)})
+            again.(again)
+          end
+          say.(NetRunner.run(["echo", "x"]))
+          again.(again)
+          """,
+          flags: flags ++ @silent
+        )
+
+      assert {"x\n", 0} = Victim.term(victim)
+
+      for {script, how} <- @never_ready do
+        File.rm(started)
+        File.rm!(path)
+        put(path, "#!/bin/sh\necho $$ >>'#{started}'\n#{script}\n")
+        Victim.tell(victim, "never ready")
+        assert :asked = Victim.term(victim)
+        OS.eventually(fn -> File.exists?(started) end)
+        left = for %{os_pid: os_pid, start: start} <- started_by(victim), do: {os_pid, start}
+        on_exit(fn -> OS.clean_up(left) end)
+        # With NETRUNNER_SOAK it is waited until the time is up.
+        Victim.tell(victim, if(how == :hangs and not soak?(), do: "too long", else: "wait"))
+
+        assert {script, [{:error, {:fork_server, :eof}}, {:error, {:fork_server, :eof}}]} ==
+                 {script, Victim.term(victim)}
+
+        OS.eventually(fn -> started_by(victim) == [] end)
+
+        put(path, File.read!(Faults.shepherd()))
+        Victim.tell(victim, "ready")
+        assert {{"x\n", 0}, :same} = Victim.term(victim)
+      end
+    end
+
+    test "silent: not left when nobody has heard of it, nor when the application stops, or is killed" do
+      for stop <- [
+            "Application.stop(:net_runner)",
+            "Process.exit(Process.whereis(NetRunner.Supervisor), :kill)"
+          ] do
+        flags = Faults.install(tmp_dir(), &put(&1, "#!/bin/sh\nexec sleep 1000\n"))
+
+        victim =
+          Victim.start(
+            """
+            path = Application.app_dir(:net_runner, "priv/shepherd")
+            start = fn -> {:ok, _} = NetRunner.Nif.fork_server_start(path, Process.whereis(:init)) end
+            {pid, ref} = spawn_monitor(start)
+            receive do: ({:DOWN, ^ref, :process, ^pid, reason} -> say.(reason))
+            wait.()
+            #{stop}
+            wait.()
+            """,
+            flags: flags ++ @silent
+          )
+
+        assert :normal = Victim.term(victim)
+        left = for %{os_pid: os_pid, start: start} <- started_by(victim), do: {os_pid, start}
+        on_exit(fn -> OS.clean_up(left) end)
+        # The application's.
+        OS.eventually(fn -> length(started_by(victim)) == 1 end)
+        Victim.tell(victim, "stop")
+        OS.eventually(fn -> started_by(victim) == [] end)
+      end
+    end
+
+    # Zombies too. The VM's own is there before NetRunner is.
+    defp started_by(victim), do: Enum.reject(OS.children(victim.os_pid), &(&1.name == "erl_child_setup"))
+
     # A priv/ to be mounted over, the NIF, and the options of a VM that takes the application from there.
     defp install_elsewhere do
       directory = tmp_dir()
@@ -185,6 +288,50 @@ defmodule NetRunner.System.ShortageTest do
     assert Victim.term(victim) == {"#{@usual}", 0}
   end
 
+  test "a pipe that is written to, and left full again and again, is grown" do
+    # When our end is closed it is made smaller again, where what is in it has room.
+    script =
+      "do { $now = fcntl(STDIN, 1032, 0); $most = $now if $now > $most } while sysread(STDIN, $bytes, 512); print $most"
+
+    pieces = fn count, size -> List.duplicate(String.duplicate("x", size), count) end
+
+    for {input, size} <- [
+          {pieces.(1, 100_000), 65_536},
+          {pieces.(100, 100_000), 1_048_576},
+          {Stream.concat([pieces.(100, 100_000)]), 1_048_576},
+          # As much as a pipe holds is written whole, or not at all.
+          {Stream.concat([pieces.(200, 65_536)]), 1_048_576}
+        ] do
+      assert NetRunner.run(["perl", "-e", script], input: input) == {"#{size}", 0}
+    end
+  end
+
+  # The kernel counts the pages of a pipe as long as anybody has it open.
+  test "pipes that commands keep open after their input has ended take no more than a quarter of the user's quota" do
+    # Each has half a megabyte of its input in a pipe that nobody reads any more.
+    script =
+      "$| = 1; while ($n < 1_900_000) { $n += sysread(STDIN, $bytes, 65536) } print fcntl(STDIN, 1032, 0); sleep 600"
+
+    input = List.duplicate(String.duplicate("x", 100_000), 24)
+    {:ok, text} = File.read("/proc/sys/fs/pipe-user-pages-soft")
+    pages = with 0 <- text |> String.trim() |> String.to_integer(), do: 16_384
+
+    sizes =
+      for _ <- 1..70 do
+        {:ok, p} = Proc.start("perl", ["-e", script])
+        writer = Task.async(fn -> Proc.write(p, input) end)
+        {:ok, size} = Proc.read(p)
+        # Of one that was not grown there is no room for all.
+        if size == "1048576", do: :ok = Task.await(writer), else: Task.shutdown(writer, :brutal_kill)
+        :ok = Proc.close_stdin(p)
+        {p, size}
+      end
+
+    grown = for {_p, size} <- sizes, size == "1048576", do: size
+    assert length(grown) in 1..div(pages, 4 * 240)
+    for {p, _size} <- sizes, do: :ok = Proc.stop(p)
+  end
+
   # A VM in a mount namespace of its own.
   defp namespace(prepare, code, flags, start \\ nil) do
     shell =
@@ -197,10 +344,7 @@ defmodule NetRunner.System.ShortageTest do
   # Each line that the victim is told: a new fork server is started, and it says what comes of that.
   defp restart_and_try do
     """
-    count = fn ->
-      for pid <- Process.list(), do: :erlang.garbage_collect(pid)
-      {File.ls!("/proc/self/fd") |> length(), NetRunner.Nif.resource_counts(), length(Process.list())}
-    end
+    #{count()}
     try_without = fn again ->
       before = count.()
       case IO.gets("") do
@@ -211,14 +355,26 @@ defmodule NetRunner.System.ShortageTest do
           once = fn -> {NetRunner.run(["true"]), NetRunner.run(["cat"], input: "x"), Proc.start("true")} end
           say.(Enum.reduce(1..5, {}, fn _, all -> List.to_tuple(Tuple.to_list(all) ++ Tuple.to_list(once.())) end))
           "with\\n" = IO.gets("")
-          result = NetRunner.run(["echo", "x"])
-          try do
-            NetRunner.Test.OS.eventually(fn -> count.() == before end)
-            say.({result, :same})
-          rescue
-            _ -> say.({result, before, count.()})
-          end
+          say.({NetRunner.run(["echo", "x"]), same.(before)})
           again.(again)
+      end
+    end
+    """
+  end
+
+  # What the VM has, and whether it comes to have the same again.
+  defp count do
+    """
+    count = fn ->
+      for pid <- Process.list(), do: :erlang.garbage_collect(pid)
+      {File.ls!("/proc/self/fd") |> length(), NetRunner.Nif.resource_counts(), length(Process.list())}
+    end
+    same = fn before ->
+      try do
+        NetRunner.Test.OS.eventually(fn -> count.() == before end)
+        :same
+      rescue
+        _ -> {before, count.()}
       end
     end
     """

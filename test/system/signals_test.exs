@@ -3,6 +3,8 @@ defmodule NetRunner.System.SignalsTest do
   # Issue point 7.
   use NetRunner.Test.SystemCase, async: false
 
+  alias NetRunner.Test.OddHome
+
   describe "after the exit" do
     test "kill is :not_running, with every form of signal, and however often" do
       {:ok, p} = Proc.start("true", [])
@@ -48,6 +50,73 @@ defmodule NetRunner.System.SignalsTest do
         # 128 + SIGUSR1, in time.
         assert status in [0, 138]
         assert :ok = Proc.stop(p)
+      end
+    end
+  end
+
+  describe "when its number is used again" do
+    # Forks until the child has the number of its first argument (pid_namespaces(7), ns_last_pid), which then leads a
+    # group, as the command did, and answers each line.
+    @stranger ~S"""
+    my $wanted = shift;
+    open(my $last, '+<', '/proc/sys/kernel/ns_last_pid') or die $!;
+    for (1 .. 1000) {
+      sysseek($last, 0, 0); syswrite($last, $wanted - 1);
+      my $pid = fork;
+      if ($pid == 0) {
+        exit 1 if $$ != $wanted;
+        setpgrp(0, 0);
+        syswrite STDOUT, "stranger $$\n";
+        while (<STDIN>) { syswrite STDOUT, "alive\n" }
+        exit 0;
+      }
+      waitpid $pid, 0;
+      if ($pid == $wanted) { while (<STDIN>) { syswrite STDOUT, "killed\n" } exit 0 }
+    }
+    syswrite STDOUT, "the number is not to be had\n";
+    """
+
+    @choose "unshare --mount --pid --fork --mount-proc sh -c 'echo 1000 >/proc/sys/kernel/ns_last_pid'"
+
+    # How the command ends, and what its waiter is told. In both cases it is reaped, and the number is free.
+    @tag skip:
+           Skip.unless_root("only root can make namespaces") ||
+             Skip.unless_command(@choose, "no pid can be chosen")
+    test "a late kill does not hit who has it now, whether the command has exited or its shepherd was killed" do
+      for {script, outcome} <- [
+            {"exit 3", {:ok, 3}},
+            {"kill -s KILL $PPID; sleep 1000", {:error, :shepherd_died}}
+          ] do
+        victim =
+          OddHome.start(
+            ~s(exec unshare --pid --fork --mount-proc "$0" "$@"),
+            """
+            {:ok, p} = Proc.start("sh", ["-c", "read _; #{script}"], kill_timeout: 100)
+            os_pid = Proc.os_pid(p)
+            :ok = Proc.close_stdin(p)
+            answer.(Proc.await_exit(p))
+            gone = fn gone -> if File.exists?("/proc/\#{os_pid}"), do: gone.(gone) end
+            gone.(gone)
+
+            perl = {:spawn_executable, System.find_executable("perl")}
+            port = Port.open(perl, [:binary, line: 1_000, args: ["-e", #{inspect(@stranger)}, "\#{os_pid}"]])
+            line = fn -> receive do {^port, {:data, {:eol, line}}} -> line end end
+            answer.(line.() == "stranger \#{os_pid}")
+
+            ask = fn -> Port.command(port, "\n"); line.() end
+            answer.({Proc.kill(p), Proc.kill(p, :sigkill), ask.()})
+            answer.({Proc.shutdown(p), ask.()})
+            answer.({Proc.stop(p), Proc.kill(p, :sigkill), ask.()})
+            wait.()
+            """,
+            namespace: true
+          )
+
+        assert OddHome.term(victim) == outcome
+        assert OddHome.term(victim) == true
+        assert OddHome.term(victim) == {{:error, :not_running}, {:error, :not_running}, "alive"}
+        assert OddHome.term(victim) == {outcome, "alive"}
+        assert OddHome.term(victim) == {:ok, {:error, :not_running}, "alive"}
       end
     end
   end

@@ -18,7 +18,8 @@ defmodule NetRunner.System.StopSequenceTest do
     left = OS.commands()
     assert result == {:error, :timeout}
     assert ms >= 1_200
-    assert ms < 6_000
+    # kill_timeout is 5,000 where it is not set.
+    assert ms < 4_500
     assert left == []
     tree = Tree.told()
     assert map_size(tree) == Tree.size()
@@ -35,7 +36,8 @@ defmodule NetRunner.System.StopSequenceTest do
     assert OS.present(Map.values(tree)) == []
     assert {:ok, 137} = result
     assert ms >= 400
-    assert ms < 6_000
+    # As above.
+    assert ms < 4_500
     # It caught the first signal, and went on; and what it said then is there.
     assert {:ok, "caught TERM\n"} = Proc.read(p)
     assert :eof = Proc.read(p)

@@ -60,7 +60,12 @@ defmodule NetRunner.Test.Chaos do
 
       cond do
         result.missed != [] and attempts > 1 ->
-          {:missed, discard(victim, vm_mark)}
+          {:again, plan, discard(victim, vm_mark)}
+
+        # The other one had ended by the death of the first: now he comes first.
+        problems(result) == [] and not all_hit?(result) and attempts > 1 ->
+          victim = if Kills.vm_ends?(plan.targets), do: discard(victim, vm_mark), else: victim
+          {:again, %{plan | pick: 1.0 - plan.pick}, victim}
 
         Kills.vm_ends?(plan.targets) or problems(result) != [] ->
           {:played, result, discard(victim, vm_mark)}
@@ -75,7 +80,7 @@ defmodule NetRunner.Test.Chaos do
     end
     |> case do
       {:played, result, victim} -> {result, victim}
-      {:missed, victim} -> round(plan, victim, vm_mark, attempts - 1)
+      {:again, plan, victim} -> round(plan, victim, vm_mark, attempts - 1)
     end
   end
 
@@ -100,6 +105,9 @@ defmodule NetRunner.Test.Chaos do
     Marked.clean_up(vm_mark)
     nil
   end
+
+  @doc "Whether all were there to be killed, and did not end before it."
+  def all_hit?(result), do: result.targets -- result.hit == []
 
   @doc "What must not be, as texts."
   def problems(result) do

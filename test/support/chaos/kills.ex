@@ -37,16 +37,32 @@ defmodule NetRunner.Test.Chaos.Kills do
   @doc "Whether there is script(1), which makes a terminal."
   def terminal?, do: System.find_executable("script") != nil
 
-  @doc "What is killed in a round of this kind; `random` returns a number from 1 to its argument."
-  def targets(:two, random), do: Enum.at(pairs(), random.(length(pairs())) - 1)
-  def targets(:double_fault, _random), do: @double_fault
-  def targets(kind, _random), do: Keyword.fetch!(@singles ++ @others, kind)
+  @doc "The kind of the round with this seed, and what is killed in it. In `rounds_of_all/0` rounds every pair has its turn."
+  def of_round(seed) do
+    kinds = kinds()
+    {cycle, number} = {Integer.floor_div(seed, length(kinds)), Integer.mod(seed, length(kinds))}
+    kind = Enum.at(kinds, number)
+    before = Enum.count(Enum.take(kinds, number), &(&1 == :two))
+    {kind, targets(kind, cycle * Enum.count(kinds, &(&1 == :two)) + before)}
+  end
+
+  defp targets(:two, number), do: Enum.at(pairs(), Integer.mod(number, length(pairs())))
+  defp targets(:double_fault, _number), do: @double_fault
+  defp targets(kind, _number), do: Keyword.fetch!(@singles ++ @others, kind)
+
+  @doc "In so many rounds, one after the other, whichever is the first, all pairs are killed."
+  def rounds_of_all do
+    kinds = kinds()
+    cycles = ceil(length(pairs()) / Enum.count(kinds, &(&1 == :two)))
+    # The first and the last cycle may be there in part.
+    (cycles + 1) * length(kinds)
+  end
 
   @doc "All that is killed in a run with every kind in it, but for pairs."
-  def certain,
-    do: for(kind <- kinds(), kind != :two, target <- targets(kind, &Function.identity/1), do: target)
+  def certain, do: for(kind <- kinds(), kind != :two, target <- targets(kind, 0), do: target)
 
-  defp pairs, do: @pairs -- [@double_fault]
+  @doc "Any two of these, but for the double fault."
+  def pairs, do: @pairs -- [@double_fault]
 
   def inside?(target), do: target in @inside
 

@@ -23,6 +23,7 @@ defmodule NetRunner.Test.Chaos.Round do
   @type result :: %{
           kind: atom(),
           seed: integer(),
+          targets: [Kills.target()],
           hit: [Kills.target()],
           ms: non_neg_integer() | nil,
           survivors: [String.t()],
@@ -37,10 +38,8 @@ defmodule NetRunner.Test.Chaos.Round do
   @doc "What happens in the round with this seed."
   def plan(seed) do
     _ = :rand.seed(:exsss, seed)
-    kinds = Kills.kinds()
-    kind = Enum.at(kinds, Integer.mod(seed, length(kinds)))
-
-    targets = kind |> Kills.targets(&:rand.uniform/1) |> Enum.shuffle()
+    {kind, targets} = Kills.of_round(seed)
+    targets = Enum.shuffle(targets)
     entries = for(number <- 1..Enum.random(@commands), do: entry(seed, number))
 
     held =
@@ -136,6 +135,7 @@ defmodule NetRunner.Test.Chaos.Round do
     %{
       kind: plan.kind,
       seed: plan.seed,
+      targets: plan.targets,
       ms: nil,
       survivors: [],
       zombies: [],

@@ -38,14 +38,18 @@ defmodule NetRunner.Test.Chaos.Shots do
   def aim(:fork_server, round), do: fork_servers("KILL", :fork_server, round)
   def aim(:stopped_fork_server, round), do: fork_servers("STOP", :stopped_fork_server, round)
 
-  # The command itself has to be known, for it has to die.
+  # The command itself has to be known, for it has to die. One that has exited may have left what goes on as long as
+  # the VM: its shepherd is no candidate, or it would be picked again and again.
   def aim(:shepherd, %{plan: %{kind: :double_fault}} = round) do
     running = Round.ask(round.victim, :running)
 
-    for shot <- shepherd("KILL", :shepherd, round, shepherds(round)),
-        commands = Enum.filter(shot.commands, fn {os_pid, _start} -> os_pid in running end),
-        commands != [] and shot.marks != [],
-        do: %{shot | commands: commands}
+    candidates =
+      for {one, children} <- shepherds(round),
+          commands = Enum.filter(children, &(&1.os_pid in running)),
+          commands != [] and marks(commands, round) != [],
+          do: {one, commands}
+
+    shepherd("KILL", :shepherd, round, candidates)
   end
 
   def aim(:shepherd, round), do: shepherd("KILL", :shepherd, round, shepherds(round))
