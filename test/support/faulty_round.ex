@@ -192,6 +192,13 @@ defmodule NetRunner.Test.FaultyRound do
     end
   end
 
+  # By all shepherds that are idle. Each leaves a process in a session of its own, whose parent has exited.
+  defp attempt(:orphans) do
+    run = fn -> NetRunner.run(["sh", "-c", "setsid sleep 1000 >&- & echo x"], kill_timeout: 20) end
+    runs = for _ <- 1..@idle_shepherds, do: Task.async(run)
+    runs |> Task.await_many(:infinity) |> Enum.find(:ok, &(&1 != {"x\n", 0}))
+  end
+
   defp attempt(:stopped), do: with({:ok, server} <- Proc.start("cat", []), do: Proc.stop(server))
 
   # It makes a group in its own, and leaves a daemon there that ignores SIGTERM.

@@ -110,6 +110,18 @@ defmodule NetRunner.System.FaultInjectionTest do
     assert_harmless(for plan <- plans(sound.log), do: play(victim, plan))
   end
 
+  # The fork server would get the orphans, and does not look for them as long as its shepherds end well.
+  test "a shepherd that is refused to be a subreaper gets no command" do
+    directory = tmp_dir()
+
+    victim =
+      start("FaultyRound.play(directory, line, [:orphans])", directory,
+        flags: Faults.install_faulty(directory)
+      )
+
+    assert_harmless(for _ <- 1..12, do: play(victim, "once shepherd prctl 1 eperm"))
+  end
+
   # What is not made or used for a group stands in the plans of the test above.
   @calls_for_a_group ~w(clone3 fchmod flock fstat getdents64 getxattr mkdir mkdirat newfstatat openat poll pread64 read rmdir
                         setxattr statx unlinkat write)

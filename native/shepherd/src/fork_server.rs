@@ -43,7 +43,7 @@ pub(crate) fn run() -> Result<(), Errno> {
     // EPERM: it leads a session already.
     let _ = rustix::process::setsid();
     rustix::process::chdir("/")?;
-    os::become_subreaper();
+    os::become_subreaper()?;
     os::ignore_terminal_and_stop_signals()?;
     os::watch_children()?;
     let pool = announce(control.as_fd())?;

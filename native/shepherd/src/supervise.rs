@@ -29,7 +29,7 @@ const ORPHANS_PAUSE: Duration = Duration::from_millis(10);
 /// Returns when everything is over. An error means that this shepherd cannot go on; the fork server, which
 /// sees that it did not end well, then kills what it leaves.
 pub(crate) fn run(socket: OwnedFd) -> Result<(), Errno> {
-    os::become_subreaper();
+    os::become_subreaper()?;
     let mut channel = Channel::new(socket);
     // While nobody waits for it.
     let mut stack = Stack::new().ok();

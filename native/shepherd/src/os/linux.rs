@@ -22,10 +22,12 @@ use super::{EndedChild, Process, Signal, Watched, Woken};
 static SUBREAPER: AtomicBool = AtomicBool::new(false);
 
 /// Orphaned descendants become children of this process (prctl(2)): nothing gets away by forking twice. A
-/// sandbox may refuse it: then orphans are lost, but for those in the command's session.
-pub(crate) fn become_subreaper() {
-    let is_subreaper = rustix::process::set_child_subreaper(Some(getpid())).is_ok();
-    SUBREAPER.store(is_subreaper, Ordering::Relaxed);
+/// sandbox may refuse it: then orphans are lost, but for those in the command's session. An error: it is refused to a
+/// shepherd whose fork server is one. Orphans would be that one's, which does not look for them.
+pub(crate) fn become_subreaper() -> Result<(), Errno> {
+    let became = rustix::process::set_child_subreaper(Some(getpid()));
+    let is_the_fork_server = SUBREAPER.swap(became.is_ok(), Ordering::Relaxed);
+    if is_the_fork_server { became } else { Ok(()) }
 }
 
 pub(crate) fn is_subreaper() -> bool {

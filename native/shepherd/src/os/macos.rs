@@ -25,7 +25,9 @@ pub(crate) const HAS_CGROUPS: bool = false;
 /// That the peer has closed its end; poll(2) has nothing for its sending direction alone.
 pub(crate) const HANG_UP: PollFlags = PollFlags::HUP;
 
-pub(crate) fn become_subreaper() {}
+pub(crate) fn become_subreaper() -> Result<(), Errno> {
+    Ok(())
+}
 
 pub(crate) fn is_subreaper() -> bool {
     false
