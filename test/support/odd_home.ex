@@ -52,8 +52,9 @@ defmodule NetRunner.Test.OddHome do
   @doc "The processes of the tree of a VM in a PID namespace."
   def tree_in_namespace(victim) do
     _ = term(victim)
-    commands = Enum.filter(OS.commands(victim.os_pid), &(&1.name == "perl"))
-    true = length(commands) == Tree.size()
-    for %{os_pid: os_pid, start: start} <- commands, do: {os_pid, start}
+    perls = fn -> Enum.filter(OS.commands(victim.os_pid), &(&1.name == "perl")) end
+    # The parent of a daemon may still be on its way out.
+    OS.eventually(fn -> length(perls.()) == Tree.size() end)
+    for %{os_pid: os_pid, start: start} <- perls.(), do: {os_pid, start}
   end
 end
