@@ -203,6 +203,43 @@ defmodule NetRunner.StreamTest do
     end
   end
 
+  test "the commands of a pipeline that is halted end together, not one after the other" do
+    asleep = Stream.concat(["a\n"], Stream.map([:never], fn _ -> receive(do: (:never -> :ok)) end))
+    deaf = sh("trap '' TERM; read line; echo $line; sleep 600")
+
+    halt = fn length ->
+      pipeline =
+        Enum.reduce(1..length, asleep, fn _, input -> NetRunner.stream!(input, deaf, kill_timeout: 300) end)
+
+      {took, ["a\n"]} = :timer.tc(fn -> Enum.take(pipeline, 1) end)
+      assert NetRunner.list() == []
+      took
+    end
+
+    assert halt.(10) < 3 * halt.(2)
+  end
+
+  test "the server of a command that is over answers while those of its input are not" do
+    asleep = Stream.concat(["a\n"], Stream.map([:never], fn _ -> receive(do: (:never -> :ok)) end))
+    deaf = sh("trap '' TERM; read line; echo $line; sleep 600")
+
+    pipeline =
+      asleep |> NetRunner.stream!(deaf, kill_timeout: :timer.minutes(10)) |> NetRunner.stream!(["cat"])
+
+    test = self()
+    consumer = spawn(fn -> Enum.each(pipeline, &send(test, {:said, &1})) end)
+    assert_receive {:said, "a\n"}, 10_000
+    OS.eventually(fn -> Enum.all?(NetRunner.list(), & &1.os_pid) end)
+    [outer] = for row <- NetRunner.list(), row.owner == consumer, do: row
+    [inner] = for row <- NetRunner.list(), row.server != outer.server, do: row
+    command = OS.identity(outer.os_pid)
+    Process.exit(consumer, :kill)
+    OS.await_gone([command])
+    refute Proc.alive?(outer.server)
+    OS.kill(for({os_pid, _start} <- OS.tree(inner.os_pid), do: os_pid), "KILL")
+    OS.eventually(fn -> NetRunner.list() == [] end)
+  end
+
   # What goes to another process is copied, and loses what its parts share.
   test "a long pipeline costs no more for each of its commands than a short one" do
     pipeline = fn length ->

@@ -776,6 +776,25 @@ defmodule NetRunner.System.DeathTest do
       OS.await_gone([command])
     end
 
+    test "caller and supervisor: what enumerates the input ends, too" do
+      victim =
+        Victim.start("""
+        Logger.configure(level: :none)
+        test = self()
+        input = Stream.map([:never], fn _ -> send(test, self()); receive(do: (:never -> "")) end)
+        caller = spawn(fn -> NetRunner.run(["cat"], input: input) end)
+        writer = receive(do: (writer -> writer))
+        monitor = Process.monitor(writer)
+        Process.exit(Process.whereis(NetRunner.Supervisor), :kill)
+        Process.exit(caller, :kill)
+        receive(do: ({:DOWN, ^monitor, :process, _, _} -> say.(:ended)))
+        wait.()
+        """)
+
+      assert :ended = Victim.term(victim)
+      OS.eventually(fn -> OS.commands(victim.os_pid) == [] end)
+    end
+
     test "shepherd and server" do
       {p, tree, {shepherd, _} = identity} = start_tree()
       OS.kill(shepherd, "KILL")

@@ -35,11 +35,24 @@ defmodule NetRunner.Process.Effects do
     data
   end
 
+  # It is ending.
+  defp effect({:end, _report?, replies}, %{input_ends: {monitor, reason, before}} = data) do
+    %{data | input_ends: {monitor, reason, before ++ replies}}
+  end
+
+  # Who waits for a command whose caller is dead waits for those of its input as well.
   defp effect({:end, report?, replies}, data) do
-    ended = if report? or data.reports?, do: {:shutdown, {:report, report(data)}}, else: :normal
-    release(data)
-    for {from, reply} <- replies, do: :gen_server.reply(from, reply)
-    %{data | ended: ended}
+    reason = if report? or data.reports?, do: {:shutdown, {:report, report(data)}}, else: :normal
+    let_go(data)
+
+    case data.owner_down and Table.writer(self()) do
+      {:ok, writer} when writer != nil ->
+        {_pid, monitor} = spawn_monitor(Writer, :abandon, [writer])
+        %{data | input_ends: {monitor, reason, replies}}
+
+      _no_input ->
+        leave(data, reason, replies)
+    end
   end
 
   defp effect(:stop, data) do
@@ -143,18 +156,43 @@ defmodule NetRunner.Process.Effects do
     %{data | drain: Drain.close(data.drain)}
   end
 
+  @doc "The caller, who would have ended it, is dead."
+  @spec end_writer(Server.data()) :: :ok
+  def end_writer(data) do
+    case {data.writer, Table.writer(self())} do
+      {{writer, _monitor}, _row} -> Process.exit(writer, :kill)
+      {nil, {:ok, writer}} when writer != nil -> Process.exit(writer, :kill)
+      {nil, _none} -> :ok
+    end
+
+    :ok
+  end
+
+  @doc "Nothing of the commands of the input is left."
+  @spec input_ended(Server.data()) :: Server.data()
+  def input_ended(%{input_ends: {_monitor, reason, replies}} = data), do: leave(data, reason, replies)
+
   @doc "Everything that the server holds is let go."
   @spec release(Server.data()) :: :ok
   def release(data) do
+    let_go(data)
+    Table.delete(self())
+  end
+
+  defp let_go(data) do
     close_pipes(data)
     if data.control, do: Nif.control_close(data.control)
+  end
 
-    # The caller, who would have ended it, is dead. Who waits for this command waits for those of its input as well.
-    with true <- data.owner_down,
-         {:ok, writer} when writer != nil <- Table.writer(self()),
-         do: Writer.abandon(writer)
+  defp leave(data, reason, replies) do
+    if data.owner_down, do: take_row(), else: Table.delete(self())
+    for {from, reply} <- replies, do: :gen_server.reply(from, reply)
+    %{data | ended: reason}
+  end
 
-    Table.delete(self())
+  # A writer that has just come would not be known to anybody.
+  defp take_row do
+    with {:ok, %{writer: writer}} when writer != nil <- Table.take(self()), do: Process.exit(writer, :kill)
   end
 
   @spec report(Server.data()) :: Server.report()

@@ -50,6 +50,8 @@ defmodule NetRunner.Process.Server do
           # Of what ends the rest in the cgroup of a shepherd that has died.
           sweep: reference() | nil,
           owner_down: boolean(),
+          # Of what waits for the commands of the input; the reason to end with then, and who is answered.
+          input_ends: {monitor :: reference(), term(), [{State.caller(), term()}]} | nil,
           writer: {pid(), monitor :: reference()} | nil,
           # The exit reason of a writer that was killed.
           writer_killed: term(),
@@ -138,6 +140,7 @@ defmodule NetRunner.Process.Server do
       cgroup: spawned.cgroup,
       sweep: nil,
       owner_down: false,
+      input_ends: nil,
       writer: nil,
       writer_killed: nil,
       started_at: System.system_time(:millisecond),
@@ -226,7 +229,9 @@ defmodule NetRunner.Process.Server do
   def handle_cast(:stop_and_end, data), do: data |> Effects.close_pipes() |> step(&State.owner_down/1)
 
   def handle_cast({:writer, writer}, data) do
-    {:noreply, %{data | writer: {writer, Process.monitor(writer)}}}
+    data = %{data | writer: {writer, Process.monitor(writer)}}
+    if data.owner_down, do: Effects.end_writer(data)
+    {:noreply, data}
   end
 
   def handle_cast(message, data) do
@@ -256,6 +261,8 @@ defmodule NetRunner.Process.Server do
   end
 
   def handle_info({:DOWN, monitor, :process, _owner, _reason}, %{owner_monitor: monitor} = data) do
+    # At once: the commands of the input end with it, and not one after the other.
+    Effects.end_writer(data)
     step(%{data | owner_down: true}, &State.owner_down/1)
   end
 
@@ -280,6 +287,10 @@ defmodule NetRunner.Process.Server do
 
   def handle_info({:DOWN, monitor, :process, _sweep, _reason}, %{sweep: monitor} = data) do
     step(data, &State.swept/1)
+  end
+
+  def handle_info({:DOWN, monitor, :process, _pid, _reason}, %{input_ends: {monitor, _, _}} = data) do
+    data |> Effects.input_ended() |> noreply()
   end
 
   # Of an owner that was replaced.
@@ -358,9 +369,11 @@ defmodule NetRunner.Process.Server do
   defp await_end(%{ended: reason}) when reason != nil, do: :ok
 
   defp await_end(%{sweep: sweep} = data) do
+    input_ends = data.input_ends && elem(data.input_ends, 0)
+
     message =
       receive do
-        {:DOWN, ^sweep, :process, _pid, _reason} = message -> message
+        {:DOWN, monitor, :process, _pid, _reason} = message when monitor in [sweep, input_ends] -> message
         {:select, _resource, _ref, _what} = message -> message
         {:timeout, _timer, _name} = message -> message
         {:drain, _ref} = message -> message
