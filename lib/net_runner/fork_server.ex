@@ -234,12 +234,13 @@ defmodule NetRunner.ForkServer do
     %{state | ready?: true}
   end
 
-  defp said(:eof, %{ready?: false, lacks: lacks} = state) when lacks != [] do
-    state |> kill() |> failed({:fork_server, :enosys})
-  end
-
   defp said(:eof, %{ready?: true} = state), do: state |> kill() |> start()
-  defp said(:eof, state), do: state |> kill() |> failed({:fork_server, :eof})
+
+  # Of what it can lack, it ends for this one only.
+  defp said(:eof, state) do
+    reason = if :waitid in state.lacks, do: :enosys, else: :eof
+    state |> kill() |> failed({:fork_server, reason})
+  end
 
   defp warn(lacking) do
     Logger.warning("NetRunner: #{weakened(lacking)}; see docs/systems.md")

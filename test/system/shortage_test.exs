@@ -65,6 +65,7 @@ defmodule NetRunner.System.ShortageTest do
       {"printf p >&0; exec sleep 1000", :hangs},
       {"echo hello >&0; exec sleep 1000", :wrong},
       {"printf R >&0; exec sleep 1000", :wrong},
+      {~S[exec perl -e 'open S, ">&=0"; syswrite S, "p" x 65536 while 1'], :wrong},
       {"exec sleep 1000 <&-", :wrong}
     ]
 
@@ -330,6 +331,25 @@ defmodule NetRunner.System.ShortageTest do
     grown = for {_p, size} <- sizes, size == "1048576", do: size
     assert length(grown) in 1..div(pages, 4 * 240)
     for {p, _size} <- sizes, do: :ok = Proc.stop(p)
+  end
+
+  test "what a command's pipe was grown by is free when it is over, whoever still refers to the pipe" do
+    # It reads more slowly than we write, and closes its input while that is full.
+    script =
+      "while ($n < 2_000_000) { $n += sysread(STDIN, $bytes, 65536); select undef, undef, undef, 0.001 } " <>
+        "print fcntl(STDIN, 1032, 0)"
+
+    input = List.duplicate(String.duplicate("x", 100_000), 40)
+    test = self()
+
+    for _ <- 1..24 do
+      spawn_link(fn ->
+        send(test, {:ran, NetRunner.run(["perl", "-e", script], input: input)})
+        Process.sleep(:infinity)
+      end)
+
+      assert_receive {:ran, {"1048576", 0}}, 60_000
+    end
   end
 
   # A VM in a mount namespace of its own.

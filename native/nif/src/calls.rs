@@ -10,10 +10,10 @@ use rustler::{Atom, Binary, Decoder, Encoder, Env, LocalPid, NifMap, NifResult, 
 use crate::cgroup::{Group, StatsMap};
 use crate::control::{Control, Occurrence};
 use crate::enif::{Cancelled, Direction, Handle};
-use crate::error::{posix, staged};
+use crate::error::{Failure, posix, staged};
 use crate::fork_server::{ForkServer, Said};
 use crate::pipe::{EndInput, Pipe, Read, Resized, Write};
-use crate::{atoms, count, spawn};
+use crate::{atoms, count, room, spawn};
 
 #[rustler::nif(schedule = "DirtyIo")]
 fn fork_server_start<'a>(env: Env<'a>, path: Binary<'a>, keeper: LocalPid) -> Term<'a> {
@@ -79,7 +79,12 @@ fn spawn_now<'a>(
         Ok(spawn::Spawned { control, pipes: [stdin, stdout, stderr] }) => {
             (atoms::ok(), control, stdin, stdout, stderr).encode(env)
         }
-        Err(failure) => failure.encode(env),
+        Err(failure) => {
+            if let Failure::At(_, Errno::MFILE) = failure {
+                room::fds_are_short();
+            }
+            failure.encode(env)
+        }
     }
 }
 
@@ -282,7 +287,7 @@ fn close(env: Env<'_>, pipe: Handle<Pipe>) -> Atom {
 
 #[rustler::nif]
 fn fail(env: Env<'_>, pipe: Handle<Pipe>, reason: Atom) -> Atom {
-    pipe.close(env, reason);
+    pipe.fail(env, reason);
     atoms::ok()
 }
 

@@ -17,7 +17,7 @@ use crate::enif::{self, Direction, Fd, Handle, Resource, ResourceType};
 use crate::fork_server::ForkServer;
 use crate::pipe::Pipe;
 use crate::pool::{Returned, Shepherd};
-use crate::room::Room;
+use crate::room::{self, Room};
 use crate::{atoms, count, pidfd};
 
 /// Events are small: one read takes all that are there.
@@ -387,7 +387,10 @@ impl State {
                 Ok(Received::WouldBlock) => break,
                 Ok(Received::EndOfFile) | Err(_) => return false,
                 Ok(Received::FdsCut) if self.broken => {}
-                Ok(Received::FdsCut) => self.give_up(found, Occurrence::FdsCut),
+                Ok(Received::FdsCut) => {
+                    room::fds_are_short();
+                    self.give_up(found, Occurrence::FdsCut);
+                }
             }
         }
         true

@@ -55,6 +55,9 @@ impl Resource for ForkServer {
     }
 }
 
+/// More than a fork server says in its life: one that says more is none.
+const MOST_SAID: usize = 16;
+
 /// What the fork server has said.
 pub(crate) enum Said {
     /// The system does not have this.
@@ -322,6 +325,9 @@ impl Handle<ForkServer> {
     pub(crate) fn read(&self, env: Env<'_>, reference: Term<'_>) -> Vec<Said> {
         let mut said = Vec::new();
         loop {
+            if said.len() > MOST_SAID {
+                self.close(env);
+            }
             let mut guard = self.lock();
             let State { control, pool, .. } = &mut *guard;
             let Some(socket) = control else {

@@ -54,7 +54,7 @@ impl Growth {
     }
 
     /// Before our end is closed: the command may have the other one for long, and the kernel counts the pages as long. Where
-    /// more is in the pipe than it held at first, the share is kept as long as the pipe's resource.
+    /// more is in the pipe than it held at first, the share is kept until the command is over.
     pub(crate) fn shrink(&mut self, pipe: BorrowedFd<'_>) {
         if self.share > 0 && set_size(pipe, INITIAL) {
             TAKEN.fetch_sub(std::mem::take(&mut self.share), Ordering::Relaxed);

@@ -376,6 +376,10 @@ impl Handle<Pipe> {
         };
         state.end = Some(End::Error(reason));
         state.growth.shrink(fd.as_fd());
+        if state.remaining.is_some() {
+            // Nobody writes any more.
+            state.growth = Growth::default();
+        }
         state.unread = Vec::new();
         state.readers.wake_all(env, self, &fd);
         state.writers.wake_all(env, self, &fd);
@@ -383,10 +387,19 @@ impl Handle<Pipe> {
         enif::stop(env, self, fd);
     }
 
-    /// Delivers what is in the pipe now, then end of file.
+    /// Closes our end of a pipe of which the command has no end any more.
+    pub(crate) fn fail(&self, env: Env<'_>, reason: Atom) {
+        self.close(env, reason);
+        self.lock().growth = Growth::default();
+    }
+
+    /// Delivers what is in the pipe now, then end of file. The command has no end of it any more.
     pub(crate) fn finish(&self, env: Env<'_>) {
         let mut guard = self.lock();
         let state = &mut *guard;
+        if state.fd.is_none() {
+            state.growth = Growth::default();
+        }
         let (None, Some(fd)) = (state.end, &mut state.fd) else {
             return;
         };

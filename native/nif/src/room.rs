@@ -3,6 +3,7 @@
 
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::io::Errno;
 use rustix::process::{Resource, getrlimit};
@@ -16,14 +17,23 @@ const PIDFDS: usize = 2;
 #[derive(Default)]
 pub(crate) struct Room(Vec<OwnedFd>);
 
+/// Fds have been short once: from then on room is always kept.
+static SHORT: AtomicBool = AtomicBool::new(false);
+
+pub(crate) fn fds_are_short() {
+    SHORT.store(true, Ordering::Relaxed);
+}
+
 impl Room {
-    /// None where less than half of the table is taken, which `newest` tells: it has the lowest number that was free.
+    /// None where nothing says that fds are short: `newest` has got the lowest number that was free, and that is in the
+    /// lower half of the table.
     pub(crate) fn reserve(newest: BorrowedFd<'_>) -> Result<Room, Errno> {
         // The VM, too, goes by the limit that it found at its start.
         static HALF: OnceLock<u64> = OnceLock::new();
         let half =
             *HALF.get_or_init(|| getrlimit(Resource::Nofile).current.map_or(u64::MAX, |limit| limit / 2));
-        if u64::try_from(newest.as_raw_fd()).is_ok_and(|number| number < half) {
+        let is_low = u64::try_from(newest.as_raw_fd()).is_ok_and(|number| number < half);
+        if is_low && !SHORT.load(Ordering::Relaxed) {
             return Ok(Room::default());
         }
         (0..PIDFDS).map(|_| stdio::duplicate(newest)).collect::<Result<_, _>>().map(Room)

@@ -99,8 +99,13 @@ impl ForkServer {
         loop {
             self.obey();
             // Before the forks: what has ended may be what they need room for.
-            if !self.reap()? && self.vm.is_none() {
+            let has_children = self.reap()?;
+            if self.vm.is_none() && !has_children {
                 return Ok(());
+            }
+            if self.vm.is_none() && self.shepherds.is_empty() {
+                // Whoever they are, nobody else would end them.
+                self.orphans.get_or_insert(FIRST_PAUSE);
             }
             self.kill_orphans();
             self.fork_ahead();
