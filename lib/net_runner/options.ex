@@ -525,7 +525,7 @@ defmodule NetRunner.Options do
     raise_error(
       "invalid value of the option #{inspect(name)} of #{@titles[function]}",
       Type.expected(type),
-      value
+      Type.wrong(type, value)
     )
   end
 

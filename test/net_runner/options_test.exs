@@ -47,6 +47,14 @@ defmodule NetRunner.OptionsTest do
     assert_raise ArgumentError, fn -> Options.new(:run, timeout: 1, timeout: :never) end
   end
 
+  test "of an environment only what is wrong is shown" do
+    for env <- [%{"TOKEN" => "sesame", "PORT" => 80}, [{"TOKEN", "sesame"}, {"PORT", 80}]],
+        env <- [env, {:replace, env}] do
+      assert [said] = Regex.run(~r/Got: .*/s, message(:run, env: env))
+      assert said == ~s(Got: [{"PORT", 80}])
+    end
+  end
+
   test "the name of the default signal in the documentation is that of the default" do
     assert NetRunner.Signal.resolve!(:sigterm) == %Options{}.stop_signal
     assert Options.docs(:run) =~ "`:stop_signal` (default `:sigterm`)"

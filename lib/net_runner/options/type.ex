@@ -223,6 +223,18 @@ defmodule NetRunner.Options.Type do
 
   def expected(:principals), do: "a list, each " <> expected(:principal)
 
+  @doc "What is wrong in a value that is of another type: of an environment only those variables, for others may be secrets."
+  @spec wrong(t(), term()) :: term()
+  def wrong(:environment, {:replace, env}), do: wrong(:environment, env)
+
+  def wrong(:environment, env) when is_map(env) and not is_struct(env),
+    do: wrong(:environment, Map.to_list(env))
+
+  def wrong(:environment, env) when is_list(env),
+    do: if(proper?(env), do: Enum.reject(env, &variable?/1), else: env)
+
+  def wrong(_type, value), do: value
+
   defp cast_variables(env) when is_map(env) and not is_struct(env), do: cast_variables(Map.to_list(env))
 
   defp cast_variables(env) when is_list(env) do
