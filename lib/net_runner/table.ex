@@ -78,17 +78,6 @@ defmodule NetRunner.Table do
     ArgumentError -> :ok
   end
 
-  @doc "Deletes a command, and returns what stood there last."
-  @spec take(server :: pid()) :: {:ok, row()} | :error
-  def take(server) do
-    case :ets.take(__MODULE__, server) do
-      [tuple] -> {:ok, row(tuple)}
-      [] -> :error
-    end
-  rescue
-    ArgumentError -> :error
-  end
-
   @spec member?(server :: pid()) :: boolean()
   def member?(server) do
     :ets.member(__MODULE__, server)

@@ -8,8 +8,9 @@ defmodule NetRunner.Writer do
   # * A command that does not want to read any more is no error: the enumeration is halted.
   # * An exception stops the command: with a part of its input it must not end as if that were all. The caller
   #   raises it again, when it asks by finish/1.
-  # * It lives until the caller asks or is dead, so that what it has to say is not lost. The server of its
-  #   command monitors it, in case it is killed.
+  # * It lives until the caller asks or is dead, so that what it has to say is not lost. While it enumerates another
+  #   process watches the caller, for nothing else may be left to do so: the server, and NetRunner itself, can be gone
+  #   before the caller. The server of its command monitors it, in case it is killed.
   # * The caller is not linked to it, and gets no message from it but inside finish/1.
 
   require Logger
@@ -39,17 +40,34 @@ defmodule NetRunner.Writer do
       Process.put(:"$callers", callers)
       Logger.metadata(metadata)
 
-      # False: the server has died meanwhile, and nobody else would ever end what is enumerated here.
+      writer = self()
+      guard = spawn(fn -> guard(writer, caller) end)
+
+      # False: the server has died meanwhile, and nobody reads.
       outcome =
-        if Table.update(server, :writer, self()) do
-          GenServer.cast(server, {:writer, self()})
+        if Table.update(server, :writer, writer) do
+          GenServer.cast(server, {:writer, writer})
           write(server, pipe, source)
         else
           :ok
         end
 
+      send(guard, :done)
       linger(caller, outcome)
     end)
+  end
+
+  # Ends the writer when the caller dies: the commands of the input, which it owns, end with it, and not after those
+  # that they write to.
+  defp guard(writer, caller) do
+    monitor = Process.monitor(caller)
+    Process.monitor(writer)
+
+    receive do
+      {:DOWN, ^monitor, :process, _caller, _reason} -> Process.exit(writer, :kill)
+      {:DOWN, _monitor, :process, _writer, _reason} -> :ok
+      :done -> :ok
+    end
   end
 
   @doc """

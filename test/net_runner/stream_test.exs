@@ -235,7 +235,8 @@ defmodule NetRunner.StreamTest do
     command = OS.identity(outer.os_pid)
     Process.exit(consumer, :kill)
     OS.await_gone([command])
-    refute Proc.alive?(outer.server)
+    OS.eventually(fn -> not Proc.alive?(outer.server) end)
+    assert OS.alive?(inner.os_pid)
     OS.kill(for({os_pid, _start} <- OS.tree(inner.os_pid), do: os_pid), "KILL")
     OS.eventually(fn -> NetRunner.list() == [] end)
   end

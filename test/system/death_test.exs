@@ -776,6 +776,23 @@ defmodule NetRunner.System.DeathTest do
       OS.await_gone([command])
     end
 
+    test "caller and command: what enumerates the input ends, too" do
+      test = self()
+      input = Stream.map([:never], fn _ -> send(test, {:writer, self()}) && receive(do: (:never -> "")) end)
+      caller = spawn(fn -> NetRunner.run(["sleep", "600"], input: input) end)
+      assert_receive {:writer, writer}, 10_000
+      monitor = Process.monitor(writer)
+      command = fn -> Enum.find(NetRunner.list(), &(&1.owner == caller and &1.os_pid != nil)) end
+      OS.eventually(fn -> command.() end)
+      %{server: server, os_pid: os_pid} = command.()
+      over = Process.monitor(server)
+      OS.kill(os_pid, "KILL")
+      # The caller gives it 100 ms to notice.
+      assert_receive {:DOWN, ^over, :process, _server, _reason}, 10_000
+      Process.exit(caller, :kill)
+      assert_receive {:DOWN, ^monitor, :process, _writer, _reason}, 10_000
+    end
+
     test "caller and supervisor: what enumerates the input ends, too" do
       victim =
         Victim.start("""
@@ -785,7 +802,13 @@ defmodule NetRunner.System.DeathTest do
         caller = spawn(fn -> NetRunner.run(["cat"], input: input) end)
         writer = receive(do: (writer -> writer))
         monitor = Process.monitor(writer)
-        Process.exit(Process.whereis(NetRunner.Supervisor), :kill)
+        supervisor = Process.whereis(NetRunner.Supervisor)
+        gone = Process.monitor(supervisor)
+        Process.exit(supervisor, :kill)
+        # With the table, in which the writer stands, and its server.
+        receive(do: ({:DOWN, ^gone, :process, _, _} -> :ok))
+        until = fn until -> if NetRunner.Nif.resource_counts().controls > 0, do: (:erlang.garbage_collect(); until.(until)) end
+        until.(until)
         Process.exit(caller, :kill)
         receive(do: ({:DOWN, ^monitor, :process, _, _} -> say.(:ended)))
         wait.()

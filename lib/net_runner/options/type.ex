@@ -225,13 +225,13 @@ defmodule NetRunner.Options.Type do
 
   @doc "What is wrong in a value that is of another type: of an environment only those variables, for others may be secrets."
   @spec wrong(t(), term()) :: term()
-  def wrong(:environment, {:replace, env}), do: wrong(:environment, env)
+  def wrong(:environment, {:replace, env}) when is_map(env) or is_list(env), do: wrong(:environment, env)
 
   def wrong(:environment, env) when is_map(env) and not is_struct(env),
     do: wrong(:environment, Map.to_list(env))
 
   def wrong(:environment, env) when is_list(env),
-    do: if(proper?(env), do: Enum.reject(env, &variable?/1), else: env)
+    do: if(proper?(env), do: Enum.reject(env, &variable?/1), else: "an improper list")
 
   def wrong(_type, value), do: value
 

@@ -156,18 +156,6 @@ defmodule NetRunner.Process.Effects do
     %{data | drain: Drain.close(data.drain)}
   end
 
-  @doc "The caller, who would have ended it, is dead."
-  @spec end_writer(Server.data()) :: :ok
-  def end_writer(data) do
-    case {data.writer, Table.writer(self())} do
-      {{writer, _monitor}, _row} -> Process.exit(writer, :kill)
-      {nil, {:ok, writer}} when writer != nil -> Process.exit(writer, :kill)
-      {nil, _none} -> :ok
-    end
-
-    :ok
-  end
-
   @doc "Nothing of the commands of the input is left."
   @spec input_ended(Server.data()) :: Server.data()
   def input_ended(%{input_ends: {_monitor, reason, replies}} = data), do: leave(data, reason, replies)
@@ -185,14 +173,9 @@ defmodule NetRunner.Process.Effects do
   end
 
   defp leave(data, reason, replies) do
-    if data.owner_down, do: take_row(), else: Table.delete(self())
+    Table.delete(self())
     for {from, reply} <- replies, do: :gen_server.reply(from, reply)
     %{data | ended: reason}
-  end
-
-  # A writer that has just come would not be known to anybody.
-  defp take_row do
-    with {:ok, %{writer: writer}} when writer != nil <- Table.take(self()), do: Process.exit(writer, :kill)
   end
 
   @spec report(Server.data()) :: Server.report()

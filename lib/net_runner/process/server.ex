@@ -229,9 +229,7 @@ defmodule NetRunner.Process.Server do
   def handle_cast(:stop_and_end, data), do: data |> Effects.close_pipes() |> step(&State.owner_down/1)
 
   def handle_cast({:writer, writer}, data) do
-    data = %{data | writer: {writer, Process.monitor(writer)}}
-    if data.owner_down, do: Effects.end_writer(data)
-    {:noreply, data}
+    {:noreply, %{data | writer: {writer, Process.monitor(writer)}}}
   end
 
   def handle_cast(message, data) do
@@ -261,8 +259,6 @@ defmodule NetRunner.Process.Server do
   end
 
   def handle_info({:DOWN, monitor, :process, _owner, _reason}, %{owner_monitor: monitor} = data) do
-    # At once: the commands of the input end with it, and not one after the other.
-    Effects.end_writer(data)
     step(%{data | owner_down: true}, &State.owner_down/1)
   end
 

@@ -54,7 +54,8 @@ impl Growth {
     }
 
     /// Before our end is closed: the command may have the other one for long, and the kernel counts the pages as long. Where
-    /// more is in the pipe than it held at first, the share is kept until the command is over.
+    /// more is in the pipe than it held at first, the share is kept until the command is over (or as long as the pipe's resource,
+    /// where its server was killed). Leftovers that are kept, and what cannot be killed, do not count any more then.
     pub(crate) fn shrink(&mut self, pipe: BorrowedFd<'_>) {
         if self.share > 0 && set_size(pipe, INITIAL) {
             TAKEN.fetch_sub(std::mem::take(&mut self.share), Ordering::Relaxed);

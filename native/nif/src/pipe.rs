@@ -377,7 +377,7 @@ impl Handle<Pipe> {
         state.end = Some(End::Error(reason));
         state.growth.shrink(fd.as_fd());
         if state.remaining.is_some() {
-            // Nobody writes any more.
+            // The command is over.
             state.growth = Growth::default();
         }
         state.unread = Vec::new();
@@ -387,13 +387,13 @@ impl Handle<Pipe> {
         enif::stop(env, self, fd);
     }
 
-    /// Closes our end of a pipe of which the command has no end any more.
+    /// Closes our end: the command is over.
     pub(crate) fn fail(&self, env: Env<'_>, reason: Atom) {
         self.close(env, reason);
         self.lock().growth = Growth::default();
     }
 
-    /// Delivers what is in the pipe now, then end of file. The command has no end of it any more.
+    /// Delivers what is in the pipe now, then end of file: the command is over.
     pub(crate) fn finish(&self, env: Env<'_>) {
         let mut guard = self.lock();
         let state = &mut *guard;
