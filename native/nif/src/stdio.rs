@@ -103,7 +103,7 @@ fn open(path: &Binary<'_>, how: OFlags) -> Result<OwnedFd, Errno> {
     Ok(file)
 }
 
-/// Of the VM's own, which may be closed: EBADF. Not as 0, 1 or 2, should those be.
+/// Another fd for the same open file, but not 0, 1 or 2. The VM's own may be closed: EBADF.
 pub(crate) fn duplicate(fd: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
     const FIRST: i32 = 3;
     rustix::io::fcntl_dupfd_cloexec(fd, FIRST)

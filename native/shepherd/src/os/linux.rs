@@ -26,8 +26,9 @@ static SUBREAPER: AtomicBool = AtomicBool::new(false);
 /// shepherd whose fork server is one. Orphans would be that one's, which does not look for them.
 pub(crate) fn become_subreaper() -> Result<(), Errno> {
     let became = rustix::process::set_child_subreaper(Some(getpid()));
-    let is_the_fork_server = SUBREAPER.swap(became.is_ok(), Ordering::Relaxed);
-    if is_the_fork_server { became } else { Ok(()) }
+    // As it was forked with.
+    let fork_server_is_one = SUBREAPER.swap(became.is_ok(), Ordering::Relaxed);
+    if fork_server_is_one { became } else { Ok(()) }
 }
 
 pub(crate) fn is_subreaper() -> bool {
