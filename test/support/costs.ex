@@ -2,7 +2,7 @@ defmodule NetRunner.Test.Costs do
   @moduledoc false
   # Counts of what something costs: system calls of a victim, and what happens in this VM.
 
-  alias NetRunner.Test.Victim
+  alias NetRunner.Test.{OS, Victim}
 
   @doc "What is more than its bound, or has none."
   def above(costs, bounds) do
@@ -173,6 +173,13 @@ defmodule NetRunner.Test.Costs do
   def reads(os_pid) do
     [_, count] = Regex.run(~r/^syscr: (\d+)$/m, File.read!("/proc/#{os_pid}/io"))
     String.to_integer(count)
+  end
+
+  @doc "The inodes of all that this VM watches by epoll(7) (proc_pid_fdinfo(5))."
+  def watched do
+    for {fd, "anon_inode:[eventpoll]"} <- OS.fds(OS.vm()),
+        [_, inode] <- Regex.scan(~r/\bino:([0-9a-f]+)/, File.read!("/proc/self/fdinfo/#{fd}")),
+        do: String.to_integer(inode, 16)
   end
 
   # -- doing nothing -----------------------------------------------------------------------------------

@@ -170,6 +170,29 @@ defmodule NetRunner.System.CostTest do
     assert Enum.max(means) >= @fast_chunk_bytes
   end
 
+  test "a pipe that is read without waiting is not watched by epoll(7), which each write would call" do
+    {:ok, server} = Proc.start("perl", ["-e", "<STDIN>; print 'x' x 65536 while 1"])
+    os_pid = Proc.os_pid(server)
+    {1, "pipe:[" <> inode} = List.keyfind(OS.fds(os_pid), 1, 0)
+    watched? = fn -> String.to_integer(String.trim_trailing(inode, "]")) in Costs.watched() end
+
+    read? = fn -> match?({:ok, _data}, Proc.read(server)) end
+    first = Task.async(read?)
+    OS.eventually(watched?)
+    :ok = Proc.write(server, "\n")
+    assert Task.await(first)
+    OS.eventually(fn -> Enum.all?(1..64, fn _ -> read?.() end) and not watched?.() end)
+
+    # It is again when there is nothing.
+    OS.kill(os_pid, "STOP")
+    rest = Task.async(fn -> read? |> Stream.repeatedly() |> Enum.find(&(not &1)) end)
+    OS.eventually(watched?)
+    OS.kill(os_pid, "CONT")
+    OS.eventually(fn -> not watched?.() end)
+    assert :ok = Proc.stop(server)
+    Task.await(rest)
+  end
+
   test "a chunk that is waited for" do
     # What is not there for a millisecond, nobody finds at once.
     script = "$| = 1; while (<STDIN>) { select undef, undef, undef, 0.001; print $_ }"

@@ -165,6 +165,19 @@ impl Pipe {
     }
 }
 
+impl State {
+    /// Where nobody has waited for long, the fd that the VM watches, which is replaced by one that it does not, and is to be
+    /// closed. An fd that epoll(7) knows costs each write a call of it, also where no event is asked for.
+    fn unwatch(&mut self) -> Option<Fd> {
+        if !self.reading.is_steady() || !self.readers.is_empty() {
+            return None;
+        }
+        let fd = self.fd.as_mut()?;
+        let unwatched = fd.unwatched()?;
+        Some(std::mem::replace(fd, unwatched))
+    }
+}
+
 impl Handle<Pipe> {
     pub(crate) fn read<'a>(&self, env: Env<'a>, max: usize) -> Read<'a> {
         let me = enif::self_pid(env);
@@ -204,6 +217,11 @@ impl Handle<Pipe> {
                         state.end = Some(End::Eof);
                         state.readers.wake_all(env, self, fd);
                     }
+                }
+                let watched = state.unwatch();
+                drop(guard);
+                if let Some(watched) = watched {
+                    enif::stop(env, self, watched);
                 }
                 consume_timeslice(env, binary.as_slice().len());
                 Read::Data(binary)

@@ -62,6 +62,10 @@ impl Queue {
         self.waiters.front().is_none_or(|head| head.pid == *pid)
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.waiters.is_empty()
+    }
+
     /// Puts the process at the end, or leaves it where it is. False when it is dead.
     pub(crate) fn enter<T: Resource>(&mut self, env: Env<'_>, handle: &Handle<T>, pid: LocalPid) -> bool {
         if let Some(place) = self.place_of(&pid) {

@@ -5,8 +5,8 @@
 //! as fast as it is written would find one write(2) at a time: what comes without a pause is then one read.
 
 use std::os::fd::BorrowedFd;
+use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustler::{Binary, Env, NewBinary, OwnedBinary};
 
@@ -17,8 +17,12 @@ const SMALL: usize = 4096;
 const LARGE: usize = 64 * 1024;
 /// So many parts are one read of a stream at most: twice as many as it has pages.
 const MOST_PARTS: usize = 2 * LARGE / SMALL;
-/// So often is asked whether the next part has come: for 2 µs, in which 8 KiB are written.
-const MOST_LOOKS: usize = 8;
+/// Between two parts. A writer that has its processor for itself needs twice as long for 8 KiB.
+const PAUSE: Duration = Duration::from_nanos(450);
+/// So often the next part is tried again.
+const MOST_PAUSES: usize = 4;
+/// Who has read so much without waiting will not wait soon.
+const STEADY: usize = 2 * 1024 * 1024;
 
 #[derive(Default)]
 pub(crate) struct Reading {
@@ -30,6 +34,8 @@ pub(crate) struct Reading {
     streaming: bool,
     /// The last read found nothing.
     waits: bool,
+    /// So much was read since.
+    unbroken: usize,
 }
 
 impl Reading {
@@ -54,7 +60,16 @@ impl Reading {
         let waited = self.waits;
         self.waits = matches!(found, Err(Errno::AGAIN));
         self.streaming = !self.waits && !waited;
+        self.unbroken = match &found {
+            Ok(Some(binary)) if self.streaming => self.unbroken.saturating_add(binary.len()),
+            _ => 0,
+        };
         found
+    }
+
+    /// Of a pipe: nobody has waited for long. (A terminal is written to by the same fd.)
+    pub(crate) fn is_steady(&self) -> bool {
+        self.gathers && self.unbroken >= STEADY
     }
 
     fn find<'a>(
@@ -101,26 +116,40 @@ impl Reading {
 }
 
 /// Reads until the buffer is full, or nothing comes soon. 0 is the end of file.
-///
-/// That there is something is asked by poll(2), which takes no lock of the pipe's, as a read(2) of nothing does: the
-/// writer is not kept waiting.
 fn gather(fd: BorrowedFd<'_>, growth: &mut Growth, buffer: &mut [u8]) -> Result<usize, Errno> {
-    let mut filled = match read_bytes(fd, buffer) {
-        Err(Errno::AGAIN) if is_soon_readable(fd) => read_bytes(fd, buffer),
-        found => found,
-    }?;
+    let mut filled = read_soon(fd, buffer)?;
     growth.read(fd, filled);
     for _ in 1..MOST_PARTS {
-        if filled == 0 || filled == buffer.len() || !is_soon_readable(fd) {
+        if filled == 0 || filled == buffer.len() {
             break;
         }
-        match read_bytes(fd, &mut buffer[filled..]) {
+        pause();
+        match read_soon(fd, &mut buffer[filled..]) {
             Ok(count) if count > 0 => filled += count,
             // What has been read is not lost; the next read says what is the matter, or that this is the end.
             _ => break,
         }
     }
     Ok(filled)
+}
+
+/// read(2) of what is there or comes soon.
+fn read_soon(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<usize, Errno> {
+    for _ in 0..MOST_PAUSES {
+        match read_bytes(fd, buffer) {
+            Err(Errno::AGAIN) => pause(),
+            found => return found,
+        }
+    }
+    read_bytes(fd, buffer)
+}
+
+/// Without a system call: each takes a lock of the pipe's from the writer, and poll(2) makes each write look for sleepers.
+fn pause() {
+    let start = Instant::now();
+    while start.elapsed() < PAUSE {
+        std::hint::spin_loop();
+    }
 }
 
 /// `None` when there is nothing in it.
@@ -137,11 +166,6 @@ fn release(env: Env<'_>, mut binary: OwnedBinary, filled: usize) -> Option<Binar
 /// What can be read now; 0 when the system does not say.
 pub(crate) fn available(fd: BorrowedFd<'_>) -> usize {
     rustix::io::ioctl_fionread(fd).ok().and_then(|count| usize::try_from(count).ok()).unwrap_or(0)
-}
-
-fn is_soon_readable(fd: BorrowedFd<'_>) -> bool {
-    let mut polled = [PollFd::from_borrowed_fd(fd, PollFlags::IN)];
-    (0..MOST_LOOKS).any(|_| poll(&mut polled, Some(&Timespec::default())) == Ok(1))
 }
 
 /// read(2); a PTY's EIO is its end of file (the last follower was closed).

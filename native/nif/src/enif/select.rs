@@ -53,6 +53,14 @@ impl Fd {
     pub(crate) fn new(fd: OwnedFd) -> Self {
         Fd { fd, armed_ever: false }
     }
+
+    /// Where the VM watches it: the same pipe or terminal by another fd, which the VM does not know.
+    pub(crate) fn unwatched(&self) -> Option<Fd> {
+        if !self.armed_ever {
+            return None;
+        }
+        rustix::io::fcntl_dupfd_cloexec(&self.fd, 0).ok().map(Fd::new)
+    }
 }
 
 impl AsFd for Fd {
