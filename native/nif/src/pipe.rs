@@ -2,6 +2,7 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use rustix::io::Errno;
 use rustler::{Atom, Binary, Env, Monitor, NewBinary, Term};
@@ -18,7 +19,9 @@ use crate::{atoms, count, pty};
 /// More than a terminal holds: 8 KiB on the way (drivers/tty/pty.c) and 4 KiB that have arrived.
 const TERMINAL_HOLDS: u64 = 64 * 1024;
 
-/// A time slice is about 1 ms (erl_nif, "enif_consume_timeslice"), in which about this much is copied.
+/// erl_nif, "enif_consume_timeslice".
+const TIMESLICE: Duration = Duration::from_millis(1);
+/// About so much is copied meanwhile.
 const BYTES_PER_TIMESLICE: usize = 4 * 1024 * 1024;
 
 #[derive(Debug)]
@@ -218,12 +221,13 @@ impl Handle<Pipe> {
                         state.readers.wake_all(env, self, fd);
                     }
                 }
+                let paused = state.reading.paused();
                 let watched = state.unwatch();
                 drop(guard);
                 if let Some(watched) = watched {
                     enif::stop(env, self, watched);
                 }
-                consume_timeslice(env, binary.as_slice().len());
+                consume_timeslice(env, binary.as_slice().len(), paused);
                 Read::Data(binary)
             }
             Ok(None) => {
@@ -269,7 +273,7 @@ impl Handle<Pipe> {
         };
         state.counters.written_bytes += progress.bytes as u64;
         state.counters.writes += u64::from(progress.bytes > 0);
-        consume_timeslice(env, progress.bytes);
+        consume_timeslice(env, progress.bytes, Duration::ZERO);
         Some(match progress.stop {
             Stop::Done => {
                 state.writers.leave(env, self, fd, &me);
@@ -440,7 +444,9 @@ fn entered<'a>(entered: bool) -> Read<'a> {
     if entered { Read::Wait } else { Read::Error(atoms::closed()) }
 }
 
-fn consume_timeslice(env: Env<'_>, bytes: usize) {
-    let percent = (bytes * 100 / BYTES_PER_TIMESLICE).clamp(1, 100);
-    rustler::schedule::consume_timeslice(env, i32::try_from(percent).unwrap_or(100));
+fn consume_timeslice(env: Env<'_>, bytes: usize, paused: Duration) {
+    let copying = bytes * 100 / BYTES_PER_TIMESLICE;
+    let pausing = paused.as_nanos() * 100 / TIMESLICE.as_nanos();
+    let percent = i32::try_from(copying as u128 + pausing).map_or(100, |percent| percent.clamp(1, 100));
+    rustler::schedule::consume_timeslice(env, percent);
 }
