@@ -31,10 +31,21 @@ defmodule NetRunner.Lines do
         end
 
       [first | others] ->
-        {pieces, rest} = collect([lines.unfinished <> first | others], limit, [])
+        # A list that the VM reverses twice costs less than one that is built here.
+        [last | reversed] = Enum.reverse(others, [lines.unfinished <> first])
+        {pieces, rest} = cut(last, limit)
+
+        pieces =
+          if short?(reversed, min(limit, @small)),
+            do: Enum.reverse(reversed, pieces),
+            else: collect(reversed, limit, pieces)
+
         {pieces, %{lines | unfinished: own(rest)}}
     end
   end
+
+  defp short?([line | others], most) when byte_size(line) <= most, do: short?(others, most)
+  defp short?(others, _most), do: others == []
 
   defp own(part) when byte_size(part) <= @small, do: part
   defp own(part), do: :binary.copy(part)
@@ -45,18 +56,15 @@ defmodule NetRunner.Lines do
   def finish(%Lines{unfinished: unfinished}) when byte_size(unfinished) == 0, do: []
   def finish(%Lines{unfinished: unfinished}), do: [unfinished]
 
-  # `pieces`: in reverse. The last one is unfinished.
-  defp collect([last], limit, pieces) do
-    {last_pieces, unfinished} = cut(last, limit)
-    {Enum.reverse(pieces, last_pieces), unfinished}
-  end
+  # In front of `pieces`, the last line first.
+  defp collect([], _limit, pieces), do: pieces
 
   defp collect([line | others], limit, pieces) when byte_size(line) <= limit,
     do: collect(others, limit, [own(line) | pieces])
 
   defp collect([line | others], limit, pieces) do
     {line_pieces, rest} = cut(line, limit)
-    collect(others, limit, [own(rest) | Enum.reverse(line_pieces, pieces)])
+    collect(others, limit, line_pieces ++ [own(rest) | pieces])
   end
 
   # The rest has at least one byte where there were any: the newline may come next.
