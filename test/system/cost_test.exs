@@ -170,6 +170,10 @@ defmodule NetRunner.System.CostTest do
     assert Enum.max(means) >= @fast_chunk_bytes
   end
 
+  # With one the reader has emptied the pipe before the command writes again.
+  @one_processor System.schedulers_online() == 1 && "with one processor each reader waits"
+
+  @tag skip: @one_processor
   test "a pipe that is read without waiting is not watched by epoll(7), which each write would call" do
     {:ok, server} = Proc.start("perl", ["-e", "<STDIN>; print 'x' x 65536 while 1"])
     os_pid = Proc.os_pid(server)

@@ -6,7 +6,7 @@ defmodule NetRunner.Process.Drain do
   # The process passes on the messages `{:select, _, ref, _}` and `{:drain, ref}` that carry the drain's `ref`. It
   # is nil when there is nothing to read any more.
 
-  alias NetRunner.{Nif, Pipe}
+  alias NetRunner.Nif
   alias NetRunner.Process.Tail
   alias __MODULE__
 
@@ -14,6 +14,9 @@ defmodule NetRunner.Process.Drain do
 
   @enforce_keys [:tail]
   defstruct [:pipe, :ref, :tail]
+
+  # Twice as much as a stream reads at once: that would wait for more to come, some 100 µs each time.
+  @read_size 128 * 1024
 
   # How often is read before other messages have their turn.
   @reads 16
@@ -35,7 +38,7 @@ defmodule NetRunner.Process.Drain do
   end
 
   defp read(%Drain{ref: ref} = drain, reads) do
-    case Nif.read(drain.pipe, Pipe.read_size()) do
+    case Nif.read(drain.pipe, @read_size) do
       {:ok, chunk} ->
         read(%{drain | tail: Tail.add(drain.tail, chunk)}, reads - 1)
 
@@ -59,7 +62,7 @@ defmodule NetRunner.Process.Drain do
   end
 
   defp read_all(drain) do
-    case Nif.read(drain.pipe, Pipe.read_size()) do
+    case Nif.read(drain.pipe, @read_size) do
       {:ok, chunk} -> read_all(%{drain | tail: Tail.add(drain.tail, chunk)})
       _no_more -> drain
     end

@@ -1,6 +1,7 @@
 //! Our end of a pipe, or of one direction of a PTY: non-blocking, closed in one place, with a queue for each direction.
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -43,6 +44,8 @@ impl Kind {
 
 pub(crate) struct Pipe {
     state: Mutex<State>,
+    /// How many wait for the state. Who reads a stream has it nearly all the time, but hurries then.
+    wanted: AtomicUsize,
 }
 
 struct State {
@@ -155,12 +158,16 @@ impl Pipe {
                 counters: Counters::default(),
                 growth: Growth::default(),
             }),
+            wanted: AtomicUsize::new(0),
         })
     }
 
     /// A panic under the lock leaves a state that is still true: each field is changed by one assignment.
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.wanted.fetch_add(1, Ordering::Relaxed);
+        let guard = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        self.wanted.fetch_sub(1, Ordering::Relaxed);
+        guard
     }
 
     pub(crate) fn counters(&self) -> Counters {
@@ -169,10 +176,10 @@ impl Pipe {
 }
 
 impl State {
-    /// Where nobody has waited for long, the fd that the VM watches, which is replaced by one that it does not, and is to be
-    /// closed. An fd that epoll(7) knows costs each write a call of it, also where no event is asked for.
+    /// Where nobody has waited for long, replaces the fd that the VM watches by one that it does not. The old one is
+    /// returned, to be closed: what epoll(7) watches, for no event too, each write(2) has to call.
     fn unwatch(&mut self) -> Option<Fd> {
-        if !self.reading.is_steady() || !self.readers.is_empty() {
+        if !self.readers.is_empty() || !self.reading.take_steady() {
             return None;
         }
         let fd = self.fd.as_mut()?;
@@ -208,7 +215,7 @@ impl Handle<Pipe> {
             None => max,
             Some(remaining) => max.min(usize::try_from(remaining).unwrap_or(usize::MAX)),
         };
-        match state.reading.read(env, fd.as_fd(), &mut state.growth, max) {
+        match state.reading.read(env, fd.as_fd(), &mut state.growth, max, &self.wanted) {
             Ok(Some(binary)) => {
                 let length = binary.as_slice().len() as u64;
                 state.counters.read_bytes += length;

@@ -5,6 +5,7 @@
 //! as fast as it is written would find one write(2) at a time: what comes without a pause is then one read.
 
 use std::os::fd::BorrowedFd;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
@@ -34,9 +35,9 @@ pub(crate) struct Reading {
     streaming: bool,
     /// The last read found nothing.
     waits: bool,
-    /// So much was read since.
+    /// So much was read since a read found nothing.
     unbroken: usize,
-    /// How long the last read has paused.
+    /// How long the last read was to pause.
     paused: Duration,
 }
 
@@ -50,16 +51,17 @@ impl Reading {
         Reading::default()
     }
 
-    /// At most `max` bytes, as a binary of their exact size; `None` at end of file.
+    /// At most `max` bytes, as a binary of their exact size; `None` at end of file. Hurries where somebody waits (`wanted`).
     pub(crate) fn read<'a>(
         &mut self,
         env: Env<'a>,
         fd: BorrowedFd<'_>,
         growth: &mut Growth,
         max: usize,
+        wanted: &AtomicUsize,
     ) -> Result<Option<Binary<'a>>, Errno> {
         self.paused = Duration::ZERO;
-        let found = self.find(env, fd, growth, max);
+        let found = self.find(env, fd, growth, max, wanted);
         let waited = self.waits;
         self.waits = matches!(found, Err(Errno::AGAIN));
         self.streaming = !self.waits && !waited;
@@ -70,9 +72,13 @@ impl Reading {
         found
     }
 
-    /// Of a pipe: nobody has waited for long. (A terminal is written to by the same fd.)
-    pub(crate) fn is_steady(&self) -> bool {
-        self.gathers && self.unbroken >= STEADY
+    /// Of a pipe: nobody has waited for long. Once in so many bytes. (A terminal is written to by the same fd.)
+    pub(crate) fn take_steady(&mut self) -> bool {
+        let steady = self.gathers && self.unbroken >= STEADY;
+        if steady {
+            self.unbroken = 0;
+        }
+        steady
     }
 
     pub(crate) fn paused(&self) -> Duration {
@@ -85,10 +91,11 @@ impl Reading {
         fd: BorrowedFd<'_>,
         growth: &mut Growth,
         max: usize,
+        wanted: &AtomicUsize,
     ) -> Result<Option<Binary<'a>>, Errno> {
         if self.gathers && self.large && self.streaming && max == LARGE {
             let mut binary = OwnedBinary::new(LARGE);
-            let filled = self.gather(fd, growth, binary.as_mut_slice())?;
+            let filled = self.gather(fd, growth, binary.as_mut_slice(), wanted)?;
             self.large = filled >= SMALL;
             return Ok(release(env, binary, filled));
         }
@@ -122,15 +129,20 @@ impl Reading {
     }
 
     /// Reads until the buffer is full, or nothing comes soon. 0 is the end of file.
-    fn gather(&mut self, fd: BorrowedFd<'_>, growth: &mut Growth, buffer: &mut [u8]) -> Result<usize, Errno> {
-        let mut filled = self.read_soon(fd, buffer)?;
+    fn gather(
+        &mut self,
+        fd: BorrowedFd<'_>,
+        growth: &mut Growth,
+        buffer: &mut [u8],
+        wanted: &AtomicUsize,
+    ) -> Result<usize, Errno> {
+        let mut filled = self.read_soon(fd, buffer, wanted)?;
         growth.read(fd, filled);
         for _ in 1..MOST_PARTS {
-            if filled == 0 || filled == buffer.len() {
+            if filled == 0 || filled == buffer.len() || !self.pause(PAUSE, wanted) {
                 break;
             }
-            self.pause(PAUSE);
-            match self.read_soon(fd, &mut buffer[filled..]) {
+            match self.read_soon(fd, &mut buffer[filled..], wanted) {
                 Ok(count) if count > 0 => filled += count,
                 // What has been read is not lost; the next read says what is the matter, or that this is the end.
                 _ => break,
@@ -140,24 +152,33 @@ impl Reading {
     }
 
     /// read(2) of what is there or comes soon.
-    fn read_soon(&mut self, fd: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<usize, Errno> {
+    fn read_soon(
+        &mut self,
+        fd: BorrowedFd<'_>,
+        buffer: &mut [u8],
+        wanted: &AtomicUsize,
+    ) -> Result<usize, Errno> {
         for doubled in 1..=MOST_PAUSES {
             match read_bytes(fd, buffer) {
-                Err(Errno::AGAIN) => self.pause(PAUSE * (1 << doubled)),
+                Err(Errno::AGAIN) if self.pause(PAUSE * (1 << doubled), wanted) => {}
                 found => return found,
             }
         }
         read_bytes(fd, buffer)
     }
 
-    /// Without a system call: a read(2) takes the pipe's lock from the writer, and after a poll(2) each write looks for
-    /// sleepers.
-    fn pause(&mut self, pause: Duration) {
+    /// False when somebody waits for the pipe. Without a system call (where the clock needs none): a read(2) takes the
+    /// pipe's lock from the writer, and after a poll(2) each write looks for sleepers.
+    fn pause(&mut self, pause: Duration, wanted: &AtomicUsize) -> bool {
         self.paused += pause;
         let start = Instant::now();
         while start.elapsed() < pause {
+            if wanted.load(Ordering::Relaxed) > 0 {
+                return false;
+            }
             std::hint::spin_loop();
         }
+        true
     }
 }
 

@@ -6,6 +6,7 @@ use rustler::sys;
 use rustler::{Env, LocalPid, Term};
 
 use super::resource::{Handle, Resource};
+use crate::stdio::duplicate;
 
 /// erl_nif.h, `enum ErlNifSelectFlags`; rustler has names for the others only.
 const ERL_NIF_SELECT_CANCEL: sys::ErlNifSelectFlags = 1 << 3;
@@ -54,12 +55,12 @@ impl Fd {
         Fd { fd, armed_ever: false }
     }
 
-    /// Where the VM watches it: the same pipe or terminal by another fd, which the VM does not know.
+    /// Where the VM watches it: another fd for the same open file, which the VM does not know.
     pub(crate) fn unwatched(&self) -> Option<Fd> {
         if !self.armed_ever {
             return None;
         }
-        rustix::io::fcntl_dupfd_cloexec(&self.fd, 0).ok().map(Fd::new)
+        duplicate(self.fd.as_fd()).ok().map(Fd::new)
     }
 }
 
