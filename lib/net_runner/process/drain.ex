@@ -6,7 +6,7 @@ defmodule NetRunner.Process.Drain do
   # The process passes on the messages `{:select, _, ref, _}` and `{:drain, ref}` that carry the drain's `ref`. It
   # is nil when there is nothing to read any more.
 
-  alias NetRunner.Nif
+  alias NetRunner.{Nif, Pipe}
   alias NetRunner.Process.Tail
   alias __MODULE__
 
@@ -15,8 +15,8 @@ defmodule NetRunner.Process.Drain do
   @enforce_keys [:tail]
   defstruct [:pipe, :ref, :tail]
 
-  # Twice as much as a stream reads at once: that would wait for more to come, some 100 µs each time.
-  @read_size 128 * 1024
+  # Not what a stream reads at once: that would wait for more to come, some 100 µs each time.
+  @read_size 2 * Pipe.read_size()
 
   # How often is read before other messages have their turn.
   @reads 16

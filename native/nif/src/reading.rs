@@ -2,7 +2,7 @@
 //!
 //! A small read goes into the stack and needs no question before it; a large one asks how much there is (FIONREAD), for
 //! its binary is to have that size. A pipe is read in the one way or the other as it was last found. Who reads a stream
-//! as fast as it is written would find one write(2) at a time: what comes without a pause is then one read.
+//! as fast as it is written would find one write(2) at a time: what comes soon is then one read.
 
 use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -27,7 +27,7 @@ const STEADY: usize = 2 * 1024 * 1024;
 
 #[derive(Default)]
 pub(crate) struct Reading {
-    /// What comes without a pause is one read.
+    /// What comes soon is one read.
     gathers: bool,
     /// There was more than a small read takes.
     large: bool,
